@@ -1,0 +1,238 @@
+"""Everything a tool plugin may import, and nothing else.
+
+A plugin is one module behind one entry point of the group ``coi.tools``::
+
+    from coi.api import Tool, hookimpl
+
+    class MyTool(Tool):
+        name = "mytool"
+        binary = "mytool"
+        state = (".mytool",)
+
+        def install(self, image): return "npm install -g mytool"
+        def command(self, launch): return ["mytool"]
+
+    @hookimpl
+    def coi_register_tools(register):
+        register(MyTool())
+
+A tool is data and pure functions: it names what it needs and coi moves it.
+No method may read the host's files, start a process or keep state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Protocol
+
+import pluggy
+
+API_VERSION = 1
+
+hookimpl = pluggy.HookimplMarker("coi")
+
+
+@dataclass(frozen=True)
+class HostFile:
+    """A file of the host's home that the tool may have inside.
+
+    Attributes:
+        source: relative to the user's home on the host (absolute paths are
+            accepted only where an environment variable of the tool names one).
+        target: relative to the home inside; it is written with mode 0600.
+        secret: holds a credential (kept out with ``mount_claude_config = false``
+            as the others are; shown as such by ``coi tool info``).
+        transform: bytes in, bytes out: what of the file goes inside. None
+            passes it whole. A transform that raises leaves the file out.
+    """
+
+    source: str
+    target: str
+    secret: bool = False
+    transform: Callable[[bytes], bytes] | None = None
+
+
+@dataclass(frozen=True)
+class JsonMerge:
+    """Values merged into a JSON file inside, below what the user has there.
+
+    Objects merge key by key, lists are united, every other value is set.
+
+    Attributes:
+        target: relative to the home inside.
+        values: a JSON object.
+    """
+
+    target: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file written inside when the user has none there.
+
+    Attributes:
+        target: relative to the home inside.
+        content: the text.
+    """
+
+    target: str
+    content: str
+
+
+@dataclass(frozen=True)
+class StateEntry:
+    """A regular file in a saved state: path relative to the home, size in
+    bytes, modification time in seconds since the epoch."""
+
+    path: PurePosixPath
+    size: int
+    mtime: float
+
+
+class SavedState(Protocol):
+    """What was saved of a session, read only."""
+
+    def entries(self) -> Sequence[StateEntry]:
+        """All regular files."""
+
+    def read(self, path: PurePosixPath | str, limit: int = 1 << 20) -> bytes:
+        """The first ``limit`` bytes of one file; KeyError when it is not there."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of the tool.
+
+    Attributes:
+        session_id: coi's id of the session, a UUID v4.
+        resume: go on with an earlier conversation.
+        tool_session_id: the tool's own id of it, as :meth:`Tool.find_session_id`
+            found it in ``saved``; None when there is none.
+        saved: the saved state that is put back; None for a fresh start.
+        workspace: the directory inside, ``/workspace``.
+        home: the home inside.
+        root: the tool runs as root inside.
+        environment: what the user gave with ``--env``, merged over the tool's.
+        options: the ``[tool.<name>]`` table of the configuration.
+        binary: the executable, the tool's own or the configured one.
+        prompt: for a headless run, the prompt; None for an interactive one.
+    """
+
+    session_id: str
+    resume: bool = False
+    tool_session_id: str | None = None
+    saved: SavedState | None = None
+    workspace: str = "/workspace"
+    home: str = "/home/code"
+    root: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    binary: str = ""
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageContext:
+    """The image that :meth:`Tool.install` installs into.
+
+    Attributes:
+        distribution: ``debian`` or ``ubuntu``.
+        release: ``12``, ``22.04``, ...
+        architecture: ``x86_64`` or ``aarch64``.
+        user: the user that sessions run as.
+    """
+
+    distribution: str
+    release: str
+    architecture: str
+    user: str = "code"
+
+    @property
+    def npm_architecture(self) -> str:
+        """``x64`` or ``arm64``, as npm names it."""
+        return {"x86_64": "x64", "aarch64": "arm64"}.get(self.architecture, self.architecture)
+
+
+class Tool:
+    """An AI coding tool. Subclass it, set the attributes, define the methods.
+
+    Attributes:
+        name: lower case, digits and dashes; what ``--tool`` takes.
+        title: for people; the name when empty.
+        binary: the executable inside the image.
+        state: files and directories of the home that are the tool's state,
+            relative; they are saved and put back, and nothing else is.
+        state_exclude: patterns (``fnmatch``, relative to the home) of what in
+            ``state`` is not worth saving: caches, logs, downloads.
+        secrets: patterns of files in ``state`` that hold credentials: they are
+            never saved, and come afresh from the host at each start.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+
+    name: str = ""
+    title: str = ""
+    binary: str = ""
+    state: tuple[str, ...] = ()
+    state_exclude: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+
+    def install(self, image: ImageContext) -> str:
+        """A POSIX shell script, run as root in the image with ``set -eu``.
+
+        node, npm and python3 with venv are there; ``binary`` must be on PATH
+        afterwards.
+        """
+        raise NotImplementedError
+
+    def command(self, launch: Launch) -> Sequence[str]:
+        """The argv that starts or resumes the tool, in the workspace."""
+        raise NotImplementedError
+
+    def host_files(self, host_environment: Mapping[str, str]) -> Sequence[HostFile]:
+        """Settings and credentials that come along from the host, if they exist.
+
+        ``host_environment`` tells where the user moved them, nothing more.
+        """
+        return ()
+
+    def merges(self, launch: Launch) -> Sequence[JsonMerge]:
+        """JSON settings for unattended use, merged into the user's own."""
+        return ()
+
+    def files(self, launch: Launch) -> Sequence[TextFile]:
+        """Text files for unattended use, written where the user has none."""
+        return ()
+
+    def environment(self, launch: Launch) -> Mapping[str, str]:
+        """Variables for the tool's process; the user's ``--env`` wins."""
+        return {}
+
+    def find_session_id(self, saved: SavedState, session_id: str) -> str | None:
+        """The tool's own id of the newest conversation of the workspace in
+        ``saved``; ``session_id`` is coi's. None when nothing can be resumed."""
+        return session_id if any(True for _ in saved.entries()) else None
+
+
+class Register(Protocol):
+    """What :func:`coi_register_tools` is handed."""
+
+    def __call__(self, tool: Tool) -> None: ...
+
+
+__all__ = [
+    "API_VERSION",
+    "HostFile",
+    "ImageContext",
+    "JsonMerge",
+    "Launch",
+    "Register",
+    "SavedState",
+    "StateEntry",
+    "TextFile",
+    "Tool",
+    "hookimpl",
+]

@@ -1,0 +1,68 @@
+"""Errors that a user of coi meets.
+
+Each carries what happened (``brief``), why (``details``), what mends it
+(``hint``) and the exit code of the command line (0-5 and 130, see
+docs/commands.md). Anything else that escapes is a bug of coi.
+"""
+
+from __future__ import annotations
+
+FAILED = 1
+USAGE = 2
+NOT_FOUND = 3
+UNAVAILABLE = 4
+REFUSED = 5
+INTERRUPTED = 130
+
+
+class CoiError(Exception):
+    """An operation failed.
+
+    Args:
+        brief: one line, no full stop, shown after ``Error: ``.
+        details: the reason, possibly several lines; untrusted text is allowed,
+            the renderer strips terminal escapes.
+        hint: what the user can do, shown after ``Hint: ``.
+    """
+
+    exit_code = FAILED
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.hint = hint
+
+
+class UsageError(CoiError):
+    """The command line, a name or a value is not acceptable (exit 2)."""
+
+    exit_code = USAGE
+
+
+class ConfigError(UsageError):
+    """A configuration file has a wrong key, type or syntax (exit 2)."""
+
+
+class NotFoundError(CoiError):
+    """A named instance, image, session, tool or file does not exist (exit 3)."""
+
+    exit_code = NOT_FOUND
+
+
+class UnavailableError(CoiError):
+    """Incus is missing, not running, or not open to this user (exit 4)."""
+
+    exit_code = UNAVAILABLE
+
+
+class RefusedError(CoiError):
+    """Refused for safety: untrusted configuration, unenforceable policy (exit 5)."""
+
+    exit_code = REFUSED
+
+
+class Interrupted(CoiError):
+    """The user or the system interrupted the operation (exit 130)."""
+
+    exit_code = INTERRUPTED

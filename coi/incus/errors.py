@@ -1,0 +1,96 @@
+"""From what `incus` and the daemon say to typed errors, in one function.
+
+Machine-readable codes come from ``incus query --raw`` (``error_code``); the
+rest is English on stderr under ``LC_ALL=C.UTF-8``. Every text handled here is
+recorded from a real daemon in fixtures/incus/errors.json.
+"""
+
+from __future__ import annotations
+
+from coi.errors import CoiError, NotFoundError, UnavailableError
+
+
+class IncusError(CoiError):
+    """Incus refused or failed an operation.
+
+    Attributes:
+        code: the REST ``error_code``, or 0 when only text is known.
+    """
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "", code: int = 0) -> None:
+        super().__init__(brief, details=details, hint=hint)
+        self.code = code
+
+
+class AlreadyExistsError(IncusError):
+    """The name is taken (409, or "already exists" in the text)."""
+
+
+class MissingError(NotFoundError):
+    """The instance, image, network or pool does not exist (404)."""
+
+
+class ImageMissingError(MissingError):
+    """The alias or fingerprint that an instance was to be made of is unknown."""
+
+
+class PoolFullError(IncusError):
+    """The storage pool has no space left."""
+
+
+class DaemonUnreachableError(UnavailableError):
+    """incusd does not answer on its socket."""
+
+
+class PermissionDeniedError(UnavailableError):
+    """This user may not open the daemon's socket."""
+
+
+_DAEMON_HINT = "start it: sudo systemctl start incus  (without systemd: sudo ./install.sh --start)"
+_GROUP_HINT = (
+    "join the group: sudo usermod -aG incus-admin $USER, then log in again "
+    "(or run: newgrp incus-admin)"
+)
+
+
+def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
+    """The error that a message of Incus means.
+
+    Args:
+        text: stderr of the client or ``error`` of the REST answer.
+        code: ``error_code`` of the REST answer, 0 when unknown.
+        action: what was tried, e.g. ``start coi-1a2b3c4d-1``; begins the brief.
+    """
+    message = text.strip().removeprefix("Error:").strip()
+    low = message.lower()
+    brief = f"cannot {action}" if action else "Incus failed"
+    if (
+        "permission denied" in low and "unix" in low
+    ) or "you don't have the needed permissions" in low:
+        return PermissionDeniedError(
+            "no permission to talk to Incus", details=message, hint=_GROUP_HINT
+        )
+    if "no such file or directory" in low and "unix.socket" in low:
+        return DaemonUnreachableError(
+            "Incus is installed but its daemon is not running", details=message, hint=_DAEMON_HINT
+        )
+    if "unix.socket" in low and ("connection refused" in low or "connect:" in low):
+        return DaemonUnreachableError(
+            "the Incus daemon does not answer", details=message, hint=_DAEMON_HINT
+        )
+    if "no space left on device" in low or "disk quota exceeded" in low:
+        return PoolFullError(
+            f"{brief}: the storage pool is full",
+            details=message,
+            hint="see `incus storage info default`, then free space: coi clean, incus image list",
+            code=code,
+        )
+    if "image not provided for instance creation" in low or ("alias" in low and "not found" in low):
+        return ImageMissingError(brief, details=message, hint="build the image first: coi build")
+    if code == 409 or "already exists" in low or "already defined" in low:
+        return AlreadyExistsError(brief, details=message, code=code)
+    if code == 404 or low.endswith("not found"):
+        return MissingError(brief, details=message)
+    if code == 403:
+        return PermissionDeniedError(brief, details=message, hint=_GROUP_HINT)
+    return IncusError(brief, details=message, code=code)

@@ -1,0 +1,239 @@
+"""Instances: the model and the operations.
+
+Shapes: https://linuxcontainers.org/incus/docs/main/rest-api-spec/ ; ``config``,
+``devices`` and ``state`` may be null (measured on 6.0.4).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coi.incus.client import Client, segment
+from coi.incus.errors import MissingError
+from coi.incus.process import Completed, Process, read_all
+
+RUNNING = "Running"
+STOPPED = "Stopped"
+CONFIG_PREFIX = "user.coi."
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An instance as the daemon describes it.
+
+    Attributes:
+        config: all keys, profile keys not included.
+        devices: local devices, by name.
+        ipv4: the first global IPv4 address when the state was asked for.
+    """
+
+    name: str
+    status: str
+    created_at: str
+    ephemeral: bool
+    project: str
+    config: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    ipv4: str = ""
+
+    @property
+    def running(self) -> bool:
+        return self.status == RUNNING
+
+    @property
+    def stopped(self) -> bool:
+        return self.status == STOPPED
+
+    def coi(self, key: str) -> str:
+        """The value of ``user.coi.<key>``, or ''."""
+        return self.config.get(CONFIG_PREFIX + key, "")
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Instance:
+        """From one element of ``GET /1.0/instances?recursion=1`` or 2."""
+        return cls(
+            name=data["name"],
+            status=data["status"],
+            created_at=data.get("created_at") or "",
+            ephemeral=bool(data.get("ephemeral")),
+            project=data.get("project") or "default",
+            config=data.get("config") or {},
+            devices=data.get("devices") or {},
+            ipv4=_first_ipv4(data.get("state")),
+        )
+
+
+def _first_ipv4(state: Mapping[str, Any] | None) -> str:
+    """The global IPv4 address, eth0's if it has one, never a bridge's inside (docker0)."""
+    network: Mapping[str, Any] = (state or {}).get("network") or {}
+    for name in sorted(network, key=lambda n: (n != "eth0", n)):
+        if name == "lo" or not network[name].get("host_name"):
+            continue
+        for address in network[name].get("addresses") or ():
+            if address.get("family") == "inet" and address.get("scope") == "global":
+                return str(address["address"])
+    return ""
+
+
+class Instances:
+    """Operations on instances of one server and project."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def all(self, *, state: bool = False) -> list[Instance]:
+        """All instances in one call; with ``state`` also addresses (slower)."""
+        rows = self.client.query(
+            "GET",
+            "/1.0/instances",
+            params={"recursion": "2" if state else "1"},
+            action="list instances",
+        )
+        return [Instance.parse(row) for row in rows or ()]
+
+    def get(self, name: str) -> Instance:
+        """One instance.
+
+        Raises:
+            MissingError: there is none of that name.
+        """
+        row = self.client.query("GET", _path(name), action=f"find {name}")
+        return Instance.parse(row)
+
+    def find(self, name: str) -> Instance | None:
+        """One instance, or None."""
+        try:
+            return self.get(name)
+        except MissingError:
+            return None
+
+    def create(self, body: Mapping[str, Any]) -> None:
+        """``POST /1.0/instances``; with ``"start": true`` it runs afterwards."""
+        self.client.query(
+            "POST", "/1.0/instances", body=body, wait=True, action=f"create {body['name']}"
+        )
+
+    def start_create(self, body: Mapping[str, Any]) -> PendingCreate:
+        """Begin :meth:`create` and return at once."""
+        return PendingCreate(self.client, body)
+
+    def set_state(
+        self,
+        name: str,
+        action: str,
+        *,
+        force: bool = False,
+        timeout: int = -1,
+        wait: bool = True,
+    ) -> None:
+        """start, stop, restart, freeze or unfreeze.
+
+        Args:
+            timeout: seconds for a graceful stop, -1 for the daemon's own.
+            wait: until it is done; False returns once accepted (0.02 s).
+        """
+        body = {"action": action, "force": force, "timeout": timeout}
+        self.client.query(
+            "PUT",
+            f"{_path(name)}/state",
+            body=body,
+            wait=wait,
+            timeout=max(timeout, 0) + 120.0,
+            action=f"{action} {name}",
+        )
+
+    def update(self, name: str, **changes: Any) -> None:
+        """``PATCH``: merge config keys, devices, ephemeral, ..."""
+        self.client.query("PATCH", _path(name), body=changes, wait=True, action=f"change {name}")
+
+    def delete(self, name: str, *, wait: bool = True) -> None:
+        """Delete a stopped instance."""
+        self.client.query("DELETE", _path(name), wait=wait, action=f"delete {name}")
+
+    def remove(self, name: str) -> None:
+        """Stop at once if it runs and delete; nothing to do when it is gone."""
+        self.client.run(
+            self.client.command("delete", "--force", self.client.name(name)),
+            action=f"delete {name}",
+        )
+
+    def exec_args(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        user: int | None = None,
+        group: int | None = None,
+        cwd: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        tty: bool = False,
+    ) -> list[str]:
+        """The arguments of ``incus exec``.
+
+        ``environment`` is visible in the host's process list: no value that a
+        user gave may be in it.
+        """
+        args = ["exec", self.client.name(name), "-t" if tty else "-T"]
+        if user is not None:
+            args += ["--user", str(user)]
+        if group is not None:
+            args += ["--group", str(group)]
+        if cwd is not None:
+            args += ["--cwd", cwd]
+        for key, value in (environment or {}).items():
+            args += ["--env", f"{key}={value}"]
+        return [*self.client.command(*args), "--", *command]
+
+    def exec(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes | int | None = None,
+        timeout: float | None = None,
+        user: int | None = None,
+        group: int | None = None,
+        cwd: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a command inside and return what it wrote; any exit code is fine.
+
+        A client that fails exits 1 as a command's own 1 does (measured): the
+        caller that must know looks at stderr and the instance's status.
+        """
+        args = self.exec_args(
+            name, command, user=user, group=group, cwd=cwd, environment=environment
+        )
+        return self.client.runner.run(args, stdin=stdin, timeout=timeout)
+
+
+class PendingCreate:
+    """An instance being created and started while coi does something else."""
+
+    def __init__(self, client: Client, body: Mapping[str, Any]) -> None:
+        self._client = client
+        self.name = str(body["name"])
+        self._out = os.memfd_create("coi-create-out")
+        self._err = os.memfd_create("coi-create-err")
+        self._process: Process = client.start_query(
+            "POST", "/1.0/instances", body=body, stdout=self._out, stderr=self._err
+        )
+
+    def result(self) -> None:
+        """Wait for the end; raise what went wrong (see :meth:`Client.answer`)."""
+        try:
+            exit_code = self._process.wait(120)
+            done = Completed(
+                self._process.argv, exit_code, read_all(self._out), read_all(self._err)
+            )
+        finally:
+            os.close(self._out)
+            os.close(self._err)
+        self._client.answer(done, action=f"create {self.name}")
+
+
+def _path(name: str) -> str:
+    return f"/1.0/instances/{segment(name)}"
