@@ -13,11 +13,12 @@ from typing import Any
 
 from coi.incus.client import Client, segment
 from coi.incus.errors import MissingError
-from coi.incus.process import Completed, Process, read_all
+from coi.incus.process import Completed, Process, read_all, shielded
 
 RUNNING = "Running"
 STOPPED = "Stopped"
 CONFIG_PREFIX = "user.coi."
+CREATE_TIMEOUT = 300.0  # seconds; the first use of a fresh image unpacks it
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,7 @@ class Instances:
 
     def create(self, body: Mapping[str, Any]) -> None:
         """``POST /1.0/instances``; with ``"start": true`` it runs afterwards."""
-        self.client.query(
-            "POST", "/1.0/instances", body=body, wait=True, action=f"create {body['name']}"
-        )
+        self.start_create(body).result()
 
     def start_create(self, body: Mapping[str, Any]) -> PendingCreate:
         """Begin :meth:`create` and return at once."""
@@ -211,28 +210,47 @@ class Instances:
 
 
 class PendingCreate:
-    """An instance being created and started while coi does something else."""
+    """An instance being created and started while coi does something else.
+
+    The daemon goes on creating whatever becomes of the client, so an
+    interrupted caller still waits: only then can it be removed.
+    """
 
     def __init__(self, client: Client, body: Mapping[str, Any]) -> None:
         self._client = client
         self.name = str(body["name"])
         self._out = os.memfd_create("coi-create-out")
         self._err = os.memfd_create("coi-create-err")
-        self._process: Process = client.start_query(
-            "POST", "/1.0/instances", body=body, stdout=self._out, stderr=self._err
-        )
+        self._done: Completed | None = None
+        try:
+            self._process: Process = client.start_query(
+                "POST", "/1.0/instances", body=body, stdout=self._out, stderr=self._err
+            )
+        except BaseException:
+            self._close()
+            raise
+
+    def settle(self) -> Completed:
+        """Wait for the end, whatever it is, signals put off."""
+        if self._done is None:
+            with shielded(), self._process:
+                try:
+                    exit_code = self._process.wait(CREATE_TIMEOUT)
+                except TimeoutError:
+                    exit_code = self._process.stop()
+                self._done = Completed(
+                    self._process.argv, exit_code, read_all(self._out), read_all(self._err)
+                )
+                self._close()
+        return self._done
 
     def result(self) -> None:
         """Wait for the end; raise what went wrong (see :meth:`Client.answer`)."""
-        try:
-            exit_code = self._process.wait(120)
-            done = Completed(
-                self._process.argv, exit_code, read_all(self._out), read_all(self._err)
-            )
-        finally:
-            os.close(self._out)
-            os.close(self._err)
-        self._client.answer(done, action=f"create {self.name}")
+        self._client.answer(self.settle(), action=f"create {self.name}")
+
+    def _close(self) -> None:
+        os.close(self._out)
+        os.close(self._err)
 
 
 def _path(name: str) -> str:

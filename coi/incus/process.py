@@ -12,7 +12,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -153,6 +154,7 @@ class Runner:
         stdout: int | None = None,
         stderr: int | None = None,
         cwd: Path | None = None,
+        terminal: bool = False,
         die_with_parent: bool = False,
     ) -> Process:
         """Start the command and return at once.
@@ -161,8 +163,11 @@ class Runner:
             args: the arguments after the executable.
             stdin: a file descriptor, default /dev/null.
             stdout, stderr: file descriptors, default /dev/null.
-            die_with_parent: SIGTERM reaches the child when coi dies, however
-                it dies (``setpriv --pdeathsig`` of util-linux, when there).
+            terminal: the child talks to this terminal: it stays in the
+                foreground process group and dies with coi. Other children have
+                a group of their own: Ctrl-C is for coi alone.
+            die_with_parent: SIGTERM reaches the child when coi dies, however it
+                dies (``setpriv --pdeathsig`` of util-linux, where there is one).
 
         Raises:
             UnavailableError: the executable is not on PATH.
@@ -181,7 +186,7 @@ class Runner:
         if self._trace:
             self._trace((self._name, *args))
         command = argv
-        if die_with_parent and (wrapper := which("setpriv")):
+        if (terminal or die_with_parent) and (wrapper := which("setpriv")):
             command = (wrapper, "--pdeathsig", "TERM", "--", *argv)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -202,6 +207,7 @@ class Runner:
                 _tty_out=False,
                 _truncate_exc=False,
                 _encoding="utf-8",
+                _new_group=not terminal,
             )
         except (OSError, RuntimeError) as error:
             raise CoiError(f"cannot start {self._name}", details=str(error)) from error
@@ -246,10 +252,21 @@ class Runner:
         previous = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
         try:
             sys.stdout.flush()
-            with self.spawn(args, stdin=0, stdout=1, stderr=2, die_with_parent=True) as process:
+            with self.spawn(args, stdin=0, stdout=1, stderr=2, terminal=True) as process:
                 return process.wait()
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Put off SIGINT, SIGTERM and SIGHUP until the block ends."""
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def memory_file(data: bytes) -> int:

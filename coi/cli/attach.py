@@ -1,0 +1,75 @@
+"""``coi attach``: back to a session that runs."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from coi.cli.context import Context
+from coi.cli.options import Command, context_of
+from coi.errors import Interrupted, NotFoundError
+
+app = typer.Typer()
+
+
+@app.command(cls=Command)
+def attach(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Container.")] = None,
+    bash: Annotated[bool, typer.Option("--bash", help="A shell instead of the session.")] = False,
+) -> None:
+    """Reattach to a session; alone: to the only one, or list them.
+
+    Example: coi attach coi-1a2b3c4d-1
+    """
+    run(context_of(ctx), name, bash=bash)
+
+
+def run(context: Context, name: str | None, *, bash: bool) -> None:
+    """Attach, and finish the session as `coi shell` would."""
+    from coi.session.attach import converse, need_terminal, shell
+    from coi.session.finish import finish, recover
+    from coi.session.model import belongs_to, from_instance
+    from coi.session.naming import instance_name
+    from coi.workspace.directory import absolute
+
+    engine = context.engine
+    if name is None and context.slot:
+        name = instance_name(engine.prefix, absolute(context.workspace), context.slot)
+    rows = engine.instances.all()
+    recover(engine, rows)
+    active = [row for row in rows if row.running and belongs_to(row, os.getuid())]
+    if name is not None:
+        active = [row for row in active if row.name == name]
+        if not active:
+            raise NotFoundError(f"{name} not found or not running", hint="coi list")
+    if not active:
+        context.output.result("No active sessions")
+        return
+    if len(active) > 1:
+        lines = ["Active sessions:"]
+        lines += [f"  {row.name}  {row.coi('workspace')}" for row in active]
+        lines.append("Attach to one: coi attach <container-name>")
+        context.output.result("\n".join(lines))
+        return
+    need_terminal()
+    session = from_instance(engine, active[0], attached=True)
+    context.output.notice(f"Attaching to {session.instance}...")
+    attended = session.lock.try_acquire()
+    ended: Interrupted | None = None
+    try:
+        try:
+            if bash:
+                shell(engine, session)
+            else:
+                converse(engine, session)
+        except Interrupted as error:
+            ended = error
+        if attended:
+            finish(engine, session)
+    finally:
+        session.lock.release()
+    if ended is not None:
+        raise ended

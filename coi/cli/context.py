@@ -1,0 +1,171 @@
+"""What a command line was asked for, and the parts a command is made of."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coi.cli.output import Output
+from coi.errors import UsageError
+
+if TYPE_CHECKING:
+    from coi.config import Loaded
+    from coi.incus.client import Client
+    from coi.incus.process import Runner
+    from coi.session.model import Engine
+    from coi.tools.manager import Manager
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass
+class Context:
+    """The global flags, and what they lead to, made when first used.
+
+    Attributes:
+        values: the flags that were given, by parameter name.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Output:
+        return Output(quiet=bool(self.values.get("quiet")))
+
+    @property
+    def workspace(self) -> Path:
+        """The workspace as it was named; it may not exist."""
+        return Path(self.values.get("workspace") or ".")
+
+    @property
+    def profile(self) -> str | None:
+        return self.values.get("profile")
+
+    @property
+    def slot(self) -> int:
+        """0 is the first free one."""
+        return int(self.values.get("slot") or 0)
+
+    @property
+    def resume(self) -> str | None:
+        """None: not asked for; '': the latest; else a session id."""
+        value = self.values.get("resume")
+        return value if value is not None else self.values.get("continue_")
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """The flags that are configuration keys."""
+        keys = {
+            "image": "defaults.image",
+            "persistent": "defaults.persistent",
+            "network": "network.mode",
+            "tool": "tool.name",
+        }
+        return {
+            key: self.values[name]
+            for name, key in keys.items()
+            if self.values.get(name) is not None
+        }
+
+    @cached_property
+    def home(self) -> Path:
+        """coi's own directory."""
+        from coi.config.paths import coi_home
+
+        return coi_home(os.environ)
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The effective configuration; its notices are shown once."""
+        from coi.config import load
+        from coi.workspace.directory import absolute
+
+        loaded = load(absolute(self.workspace), profile=self.profile, flags=self.flags)
+        for notice in loaded.notices:
+            self.output.notice(notice)
+        return loaded
+
+    def load(self) -> Loaded:
+        """The effective configuration."""
+        return self.loaded
+
+    @cached_property
+    def runner(self) -> Runner:
+        from coi.incus.process import Runner
+
+        return Runner(trace=self._trace if self.values.get("verbose") else None)
+
+    def _trace(self, argv: Sequence[str]) -> None:
+        self.output.notice("+ " + shlex.join(argv))
+
+    @cached_property
+    def client(self) -> Client:
+        from coi.incus.client import Client
+
+        incus = self.loaded.config.incus
+        return Client(self.runner, remote=incus.remote, project=incus.project)
+
+    @cached_property
+    def manager(self) -> Manager:
+        from coi.tools.manager import Manager
+
+        return Manager.load()
+
+    @cached_property
+    def engine(self) -> Engine:
+        from coi.session.model import Engine
+        from coi.session.naming import prefix
+
+        return Engine(
+            config=self.loaded.config,
+            client=self.client,
+            home=self.home,
+            prefix=prefix(),
+            report=self.output.notice,
+            tool=self.manager.get,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The profile's variables and ``--env``; KEY alone takes the host's value.
+
+        Raises:
+            UsageError: a name or value that cannot be carried.
+        """
+        result = dict(self.loaded.config.environment)
+        result.update(parse_environment(self.values.get("env") or (), os.environ))
+        return result
+
+
+def parse_environment(items: Sequence[str], host: Mapping[str, str]) -> dict[str, str]:
+    """``KEY=VALUE`` and ``KEY`` to a mapping.
+
+    Raises:
+        UsageError: no name, not a variable's name, or a newline or NUL in a value.
+    """
+    result: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not _VARIABLE.fullmatch(name):
+            raise UsageError(
+                f"--env needs KEY=VALUE, not {item.partition('=')[0]!r}"
+                if equals
+                else f"--env needs KEY=VALUE or KEY, not {item!r}",
+                hint="a name is letters, digits and underscores, and does not begin with a digit",
+            )
+        if not equals:
+            if name not in host:
+                raise UsageError(
+                    f"--env {name}: the host has no such variable",
+                    hint=f"give the value: --env {name}=VALUE",
+                )
+            value = host[name]
+        if "\n" in value or "\0" in value or "\r" in value:
+            raise UsageError(f"--env {name}: the value has a newline or NUL")
+        result[name] = value
+    return result

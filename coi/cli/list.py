@@ -1,0 +1,102 @@
+"""``coi list``: what runs, and what is saved."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from coi.cli.context import Context
+from coi.cli.options import Command, context_of
+from coi.errors import UsageError
+
+app = typer.Typer()
+
+
+@app.command(cls=Command, name="list")
+def list_(
+    ctx: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Saved sessions too.")] = False,
+    format_: Annotated[
+        str, typer.Option("--format", metavar="text|json", help="How to print it.")
+    ] = "text",
+) -> None:
+    """List containers, with --all saved sessions too.
+
+    Example: coi list --format json
+    """
+    context = context_of(ctx)
+    if format_ not in ("text", "json"):
+        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    data = collect(context, saved=everything)
+    if format_ == "json":
+        context.output.data(data)
+    else:
+        context.output.result(_text(data))
+
+
+def collect(context: Context, *, saved: bool) -> dict[str, Any]:
+    """The listing, as its JSON form."""
+    from coi.session.finish import recover
+    from coi.session.model import is_session
+
+    engine = context.engine
+    rows = engine.instances.all(state=True)
+    gone = recover(engine, rows)
+    active = [
+        {
+            "name": row.name,
+            "status": row.status,
+            "created_at": row.created_at,
+            "image": row.coi("image"),
+            "persistent": row.coi("persistent") == "true",
+            "ipv4": row.ipv4 or None,
+            "workspace": row.coi("workspace"),
+            "slot": int(row.coi("slot")) if row.coi("slot").isdigit() else None,
+            "session_id": row.coi("session-id"),
+            "tool": row.coi("tool"),
+            "network": row.coi("network") or "open",
+        }
+        for row in sorted(rows, key=lambda r: r.name)
+        if is_session(row) and row.name not in gone and row.coi("owner") == str(os.getuid())
+    ]
+    data: dict[str, Any] = {"active_containers": active}
+    if saved:
+        sessions = sorted(engine.store.all(), key=lambda s: s.saved_at, reverse=True)
+        data["saved_sessions"] = [
+            {
+                "id": s.id,
+                "saved_at": s.saved_at,
+                "workspace": s.workspace,
+                "tool": s.tool,
+                "container": s.container,
+                "persistent": s.persistent,
+                "size": s.size,
+            }
+            for s in sessions
+        ]
+    return data
+
+
+def _text(data: dict[str, Any]) -> str:
+    lines = ["Active Containers:"]
+    for row in data["active_containers"]:
+        lines.append(f"  {row['name']} ({'persistent' if row['persistent'] else 'ephemeral'})")
+        lines.append(f"    Status: {row['status']}")
+        if row["ipv4"]:
+            lines.append(f"    IPv4: {row['ipv4']}")
+        lines.append(f"    Created: {row['created_at']}")
+        lines.append(f"    Image: {row['image']}")
+        lines.append(f"    Workspace: {row['workspace']}")
+    if not data["active_containers"]:
+        lines.append("  (none)")
+    if "saved_sessions" in data:
+        lines += ["", "Saved Sessions:"]
+        for row in data["saved_sessions"]:
+            lines.append(f"  {row['id']} ({row['tool']})")
+            lines.append(f"    Saved: {row['saved_at']}")
+            lines.append(f"    Workspace: {row['workspace']}")
+        if not data["saved_sessions"]:
+            lines.append("  (none)")
+    return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""The console script: parse, run, and turn every error into a message and a code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from coi.cli.context import Context
+from coi.cli.options import Root, global_parameters
+from coi.errors import CoiError, Interrupted, UsageError
+
+# The classes that typer's own parser raises (its click is a part of typer since 0.26).
+_ParserUsageError: type[Exception] = typer.BadParameter.__mro__[1]
+_ParserError: type[Exception] = typer.BadParameter.__mro__[2]
+
+Root.commands_table = {
+    "shell": ("coi.cli.shell", "app"),
+    "attach": ("coi.cli.attach", "app"),
+    "list": ("coi.cli.list", "app"),
+    "build": ("coi.cli.build", "app"),
+    "tool": ("coi.cli.tool", "app"),
+    "trust": ("coi.cli.trust", "app"),
+    "config": ("coi.cli.config", "app"),
+    "version": ("coi.cli.version", "app"),
+}
+
+app = typer.Typer(
+    cls=Root,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root() -> None:
+    """Run AI coding tools in Incus containers, your project at /workspace.
+
+    `coi` alone is `coi shell`.
+    """
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; its exit code."""
+    context = Context()
+    command = typer.main.get_command(app)
+    command.params = [*command.params, *global_parameters()]
+    try:
+        return int(command.main(argv, prog_name="coi", standalone_mode=False, obj=context) or 0)
+    except CoiError as error:
+        context.output.error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        context.output.error(Interrupted("interrupted"))
+        return Interrupted.exit_code
+    except typer.Exit as stop:
+        return stop.exit_code
+    except _ParserUsageError as error:
+        where = getattr(getattr(error, "ctx", None), "command_path", "coi")
+        text = str(getattr(error, "message", error))
+        context.output.error(UsageError(text.rstrip("."), hint=f"{where} --help"))
+        return UsageError.exit_code
+    except _ParserError as error:
+        context.output.error(UsageError(str(error)))
+        return UsageError.exit_code
+    except Exception as error:
+        if os.environ.get("COI_DEBUG"):
+            raise
+        context.output.error(
+            CoiError(
+                f"coi met something it does not handle: {type(error).__name__}",
+                details=str(error),
+                hint="COI_DEBUG=1 shows where; please report it",
+            )
+        )
+        return 1
+
+
+def _terminated(signum: int, _frame: FrameType | None) -> None:
+    raise Interrupted(f"ended by {signal.Signals(signum).name}")
+
+
+def main() -> None:
+    """Entry point."""
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGHUP, _terminated)
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,144 @@
+"""``coi shell``: start a session, or go on with one."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Annotated
+
+import typer
+
+from coi.cli.context import Context
+from coi.cli.options import Command, context_of
+from coi.errors import CoiError, Interrupted, RefusedError
+
+app = typer.Typer()
+
+
+@app.command(cls=Command)
+def shell(
+    ctx: typer.Context,
+    background: Annotated[
+        bool, typer.Option("--background", help="Start it and return; no terminal needed.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="A shell inside instead of the tool.")
+    ] = False,
+    tmux: Annotated[
+        bool, typer.Option("--tmux/--no-tmux", help="Run the tool in tmux, to detach from it.")
+    ] = True,
+) -> None:
+    """Open the AI tool in a container of its own, the project at /workspace.
+
+    Ctrl-b d leaves it running; sudo poweroff inside ends it. Both save the session.
+
+    Example: coi shell --resume
+    """
+    context = context_of(ctx)
+    if background and not tmux:
+        raise typer.BadParameter("--background needs tmux")
+    start_and_attend(context, background=background, debug=debug, tmux=tmux)
+
+
+def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: bool) -> None:
+    """The whole life of `coi shell`."""
+    from coi.session.attach import converse, need_terminal, shell
+    from coi.session.finish import finish
+    from coi.session.model import StartRequest
+    from coi.session.naming import check_session_id
+    from coi.session.start import begin, claim, discard
+    from coi.workspace.directory import resolve
+    from coi.workspace.mounts import devices
+    from coi.workspace.ownership import session_user, uses_shift
+
+    if not background:
+        need_terminal()
+    output = context.output
+    workspace = resolve(context.workspace, private=context.home)
+    config = context.loaded.config
+    _check_network(context)
+    user = session_user(config.incus.code_user, uid=config.incus.code_uid)
+    shift = uses_shift(workspace.source, disabled=config.incus.disable_shift)
+    resume = context.resume
+    size = shutil.get_terminal_size()
+    request = StartRequest(
+        workspace=workspace,
+        tool=context.manager.get(config.tool.name),
+        user=user,
+        shift=shift,
+        slot=context.slot,
+        persistent=config.defaults.persistent,
+        resume=check_session_id(resume) if resume else resume,
+        image=config.defaults.image,
+        environment=context.environment(),
+        devices=devices(
+            config.mounts.default,
+            context.values.get("mount") or (),
+            context.values.get("storage"),
+            shift=shift,
+            private=context.home,
+        ),
+        size=(size.columns, size.lines),
+        debug=debug,
+        tmux=tmux,
+    )
+    engine = context.engine
+    session = claim(engine, request)
+    attended = session.lock.held
+    verb = "Resuming" if session.saved or session.attached else "Setting up"
+    output.notice(f"{verb} session {session.id}...")
+    starting = None
+    try:
+        if not session.attached:
+            starting = begin(engine, session, request)
+        output.notice("Starting session...")
+        output.notice(f"Session ID: {session.id}")
+        output.notice(f"Container: {session.instance}")
+        output.notice(f"Workspace: {session.workspace}")
+        if starting and (background or not tmux):
+            starting.result(engine, session)
+            starting = None
+    except BaseException:
+        discard(engine, session)
+        raise
+    if background:
+        output.notice(f"Running in the background: coi attach {session.instance}")
+        session.lock.release()
+        return
+    ended: BaseException | None = None
+    try:
+        if tmux:
+            converse(engine, session, starting=starting)
+        else:
+            shell(engine, session, launch=True)
+    except Interrupted as error:
+        ended = error  # the terminal is gone, the session is not
+    except CoiError:
+        if starting is not None and not starting.succeeded:
+            discard(engine, session)
+            raise
+        ended = None
+        raise
+    if attended:
+        try:
+            finish(engine, session)
+        finally:
+            session.lock.release()
+    if ended is not None:
+        raise ended
+
+
+def _check_network(context: Context) -> None:
+    """Refuse a network policy that this version cannot enforce."""
+    loaded = context.loaded
+    mode = loaded.config.network.mode
+    if mode == "open":
+        return
+    if loaded.origins.get("network.mode", "built-in") == "built-in":
+        context.output.notice(
+            "Network: open (this version does not isolate it; --network=open says so yourself)"
+        )
+        return
+    raise RefusedError(
+        f"this version cannot enforce network mode {mode!r}",
+        hint="--network=open starts the session without network isolation",
+    )

@@ -1,0 +1,123 @@
+"""A person at a session: the terminal becomes a client of its tmux."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import termios
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from coi.errors import CoiError, UsageError
+from coi.session import inside
+from coi.session.model import Engine, Session
+from coi.session.naming import tmux_session
+from coi.session.start import ATTACH_WAIT, Starting
+from coi.workspace.directory import INSIDE
+
+# Terminals that every image's terminfo knows (Debian's ncurses-base); what else
+# calls itself a terminal today is close enough to xterm-256color.
+_KNOWN_TERM = re.compile(
+    r"(xterm|screen|tmux|rxvt|rxvt-unicode)(-(16|88|256)color)?|linux|vt100|vt220|ansi"
+)
+
+
+def terminal_name(environ: Mapping[str, str] = os.environ) -> str:
+    """TERM for the inside."""
+    name = environ.get("TERM", "")
+    return name if _KNOWN_TERM.fullmatch(name) else "xterm-256color"
+
+
+def need_terminal() -> None:
+    """Raise UsageError where there is no terminal to put the session on."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "a session needs a terminal",
+            hint="coi shell --background starts one without; coi run runs a command",
+        )
+
+
+def converse(engine: Engine, session: Session, *, starting: Starting | None = None) -> None:
+    """Attach this terminal to the session's tmux until it lets go.
+
+    Args:
+        starting: the exec that starts the tool; the terminal's own exec is
+            opened while that is under way, and waits for tmux inside.
+
+    Raises:
+        CoiError: the session could not be started, or there is no tmux session.
+    """
+    command = inside.attach(tmux_session(session.instance), wait=ATTACH_WAIT if starting else 0.0)
+    args = engine.instances.exec_args(
+        session.instance,
+        command,
+        user=session.user.uid,
+        group=session.user.gid,
+        cwd="/",
+        environment={
+            "TERM": terminal_name(), "HOME": session.user.home, "LANG": "C.UTF-8",
+        },
+        tty=True,
+    )  # fmt: skip
+    exit_code = _on_terminal(engine, session, args, starting)
+    if exit_code == inside.NO_SESSION:
+        raise CoiError(
+            f"No tmux session found in {session.instance}",
+            hint=f"coi attach {session.instance} --bash opens a shell",
+        )
+
+
+def shell(engine: Engine, session: Session, *, launch: bool = False) -> None:
+    """A shell inside on this terminal, without tmux.
+
+    Args:
+        launch: run what the tmux session would run (``--no-tmux``).
+    """
+    script = '. "$HOME/.coi/env" 2>/dev/null; cd "$1" && exec bash'
+    if launch:
+        script = 'exec bash "$HOME/.coi/launch"'
+    command = inside.become(
+        session.user, "env", f"TERM={terminal_name()}", "sh", "-c", script, "coi", INSIDE
+    )
+    args = engine.instances.exec_args(session.instance, command, cwd="/", tty=True)
+    _on_terminal(engine, session, args, None)
+
+
+def _on_terminal(
+    engine: Engine, session: Session, args: list[str], starting: Starting | None
+) -> int:
+    with (
+        _terminal_restored(),
+        _interrupts_inside(),
+        engine.client.runner.spawn(args, stdin=0, stdout=1, stderr=2, terminal=True) as client,
+    ):
+        if starting is not None:
+            starting.result(engine, session)
+        return client.wait()
+
+
+@contextmanager
+def _terminal_restored() -> Iterator[None]:
+    """Leave the terminal's modes as they were, whatever happens to its client."""
+    try:
+        before = termios.tcgetattr(0)
+    except termios.error:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(termios.error):
+            termios.tcsetattr(0, termios.TCSANOW, before)
+
+
+@contextmanager
+def _interrupts_inside() -> Iterator[None]:
+    """Ctrl-C is for the tool inside, not for coi."""
+    before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,277 @@
+"""The end of a session: save its state, then let the instance go or keep it.
+
+Nothing that is not saved is ever deleted. A session whose coi was killed is
+finished by the next coi that sees its instance stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime, timezone
+from enum import Enum
+from typing import IO
+
+from coi import __version__
+from coi.errors import CoiError
+from coi.incus.errors import MissingError
+from coi.incus.instances import RUNNING, STOPPED, Instance
+from coi.incus.process import read_all
+from coi.session import inside
+from coi.session.model import (
+    REMOVING,
+    Engine,
+    Session,
+    from_instance,
+    is_session,
+)
+from coi.session.state import (
+    EXCLUDED,
+    MAX_FILE,
+    StateError,
+    StateLimitError,
+    Summary,
+    filter_stream,
+)
+from coi.session.store import SavedSession
+
+STOP_DEADLINE = 120.0  # seconds that a power-off inside may take; systemd's own limit is 90
+_POLL = 0.03  # seconds between two looks at a stopping instance
+
+
+class Outcome(Enum):
+    """What became of the instance."""
+
+    RUNNING = "kept running"
+    KEPT = "stopped and kept"
+    REMOVED = "removed"
+    GONE = "gone"
+
+
+class StoppingError(CoiError):
+    """The instance is shutting down: its state can be read once it has stopped."""
+
+
+def finish(engine: Engine, session: Session) -> Outcome:
+    """Save a session after its terminal has ended, and tidy up.
+
+    Raises:
+        CoiError: the state could not be saved; the instance is kept.
+    """
+    engine.report("Saving session data")
+    deadline = time.monotonic() + STOP_DEADLINE
+    while True:
+        try:
+            save_running(engine, session)
+        except StoppingError:
+            status = _wait_stopped(engine, session.instance, deadline)
+        except CoiError:
+            status = _status(engine, session.instance)
+            if status == RUNNING:
+                raise
+        else:
+            engine.report("Session data saved")
+            engine.report(f"Container kept running: coi attach {session.instance}")
+            return Outcome.RUNNING
+        if status == "":
+            engine.report("Container is gone")
+            return Outcome.GONE
+        if status == STOPPED:
+            return finish_stopped(engine, session)
+        if time.monotonic() > deadline:
+            raise CoiError(
+                f"{session.instance} did not stop",
+                details=f"its status is {status}",
+                hint=f"coi shutdown {session.instance}",
+            )
+
+
+def finish_stopped(engine: Engine, session: Session) -> Outcome:
+    """Save the state of a stopped instance; then delete it, unless it is persistent.
+
+    The state is read by ``tar`` inside: the instance runs again for a third of
+    a second. (Reading it from outside takes one SFTP round trip a file: 1.7 ms
+    each, 0.5 s for 300 files, against 0.3 s for any number.)
+    """
+    instances = engine.instances
+    _start_to_save(engine, session)
+    try:
+        save_running(engine, session, stopping_is_final=False)
+    except BaseException:
+        instances.set_state(session.instance, "stop", force=True)
+        raise
+    engine.report("Session data saved")
+    if session.persistent:
+        instances.set_state(session.instance, "stop", force=True)
+        engine.report("Container stopped and kept")
+        return Outcome.KEPT
+    dismiss(engine, session.instance)
+    engine.report("Container removed")
+    return Outcome.REMOVED
+
+
+def dismiss(engine: Engine, instance: str) -> None:
+    """Have the daemon delete a running instance whose state is saved.
+
+    An ephemeral instance deletes itself when it stops, so this takes two short
+    calls (0.05 s) and the daemon does the rest (0.7 s).
+    """
+    engine.instances.update(instance, ephemeral=True, config={"user.coi.state": REMOVING})
+    engine.instances.set_state(instance, "stop", force=True, wait=False)
+
+
+def _start_to_save(engine: Engine, session: Session) -> None:
+    instances = engine.instances
+    try:
+        instances.set_state(session.instance, "start")
+    except MissingError:
+        raise
+    except CoiError:
+        # The workspace may be gone, and with it the mount: the state does not need it.
+        row = instances.get(session.instance)
+        if row.running:
+            return
+        bare = {
+            name: {"type": "none"}
+            for name, device in row.devices.items()
+            if device.get("type") == "disk" and device.get("path") != "/"
+        }
+        if not bare or session.persistent:
+            raise
+        instances.update(session.instance, devices=bare)
+        instances.set_state(session.instance, "start")
+
+
+def save_running(
+    engine: Engine, session: Session, *, stopping_is_final: bool = True
+) -> SavedSession | None:
+    """Save the state of a running instance.
+
+    Returns:
+        what was saved; None when there was nothing and nothing was saved before.
+
+    Raises:
+        StoppingError: it is shutting down.
+        CoiError: the state could not be read or written; the previous save stands.
+    """
+    store = engine.store
+    with store.writing(session.tool.name, session.id) as pending:
+        summary = _read_state(engine, session, pending.file, final=stopping_is_final)
+        if not summary.files and not pending.earlier:
+            return None
+        return pending.commit(
+            SavedSession(
+                id=session.id,
+                tool=session.tool.name,
+                workspace=str(session.workspace),
+                container=session.instance,
+                saved_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                path=pending.directory,
+                state=pending.name,
+                size=summary.size,
+                files=summary.files,
+                persistent=session.persistent,
+                image=session.image,
+                version=__version__,
+                slot=session.slot,
+                skipped=tuple((name, why) for name, why in summary.skipped if why != EXCLUDED),
+            )
+        )
+
+
+def _read_state(engine: Engine, session: Session, target: IO[bytes], *, final: bool) -> Summary:
+    """Stream the state out of the instance and through the filter into ``target``."""
+    tool = session.tool
+    args = engine.instances.exec_args(
+        session.instance, inside.save(session.user, tool.state, max_file=MAX_FILE), cwd="/"
+    )
+    problem: StateError | None = None
+    summary = Summary()
+    errors = os.memfd_create("coi-save-err")
+    read_end, write_end = os.pipe()
+    try:
+        with os.fdopen(read_end, "rb", buffering=1 << 18) as stream:
+            try:
+                process = engine.client.runner.spawn(args, stdout=write_end, stderr=errors)
+            finally:
+                os.close(write_end)
+            with process:
+                try:
+                    summary = filter_stream(
+                        stream,
+                        target,
+                        roots=tool.state,
+                        exclude=(*tool.state_exclude, *tool.secrets),
+                    )
+                except StateError as error:
+                    problem = error
+                    stream.close()  # its writer gets SIGPIPE and ends
+                exit_code = process.wait(60)
+        text = read_all(errors).decode("utf-8", "replace").strip()
+    except TimeoutError as error:
+        raise CoiError("cannot read the session's state", details=str(error)) from error
+    finally:
+        os.close(errors)
+    if exit_code == inside.STOPPING and final:
+        raise StoppingError(f"{session.instance} is shutting down")
+    if isinstance(problem, StateLimitError) or (problem and exit_code == 0):
+        raise problem
+    if exit_code != 0:
+        raise CoiError(
+            "cannot read the session's state",
+            details=text or f"tar ended with exit code {exit_code}",
+            hint=f"the container is kept: coi attach {session.instance} --bash",
+        )
+    return summary
+
+
+def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
+    """Finish the sessions whose coi is gone and whose instance has stopped.
+
+    Args:
+        rows: all instances, as listed a moment ago.
+
+    Returns:
+        the names of the instances that are no more.
+    """
+    gone: set[str] = set()
+    for row in rows:
+        if not row.stopped or row.coi("owner") != str(os.getuid()):
+            continue
+        lock = engine.lock(row.name)
+        if row.coi("state") == REMOVING:
+            with suppress(CoiError):
+                engine.instances.remove(row.name)
+                gone.add(row.name)
+            continue
+        if not is_session(row) or row.coi("persistent") == "true" or not lock.try_acquire():
+            continue
+        removed = False
+        try:
+            engine.report(f"Recovering session {row.coi('session-id')} of {row.name}")
+            session = from_instance(engine, row, attached=False)
+            removed = finish_stopped(engine, session) is Outcome.REMOVED
+        except MissingError:
+            removed = True  # somebody else was faster
+        except CoiError as error:
+            engine.report(f"Could not recover {row.name}: {error.brief}; it is kept")
+        finally:
+            lock.release(remove=removed)
+        if removed:
+            gone.add(row.name)
+    return gone
+
+
+def _status(engine: Engine, name: str) -> str:
+    """The status of an instance, '' when it is gone."""
+    row = engine.instances.find(name)
+    return row.status if row else ""
+
+
+def _wait_stopped(engine: Engine, name: str, deadline: float) -> str:
+    """Wait for a stopping instance; its last status ('' when it is gone)."""
+    while (status := _status(engine, name)) == RUNNING and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return status

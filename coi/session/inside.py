@@ -1,0 +1,192 @@
+"""The programs that coi runs inside an instance, as constant shell scripts.
+
+They are arguments of ``incus exec`` and visible on the host, so no value that
+a user gave is in them: values travel in the tar stream on standard input.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+
+from coi.workspace.directory import INSIDE
+from coi.workspace.ownership import SessionUser
+
+DIRECTORY = ".coi"  # in the home inside: environment, launcher, tmux configuration
+
+# Exit codes of the scripts below; anything else is the command's or the client's own.
+NO_USER = 91
+NO_OWNER = 92
+NO_UNPACK = 93
+NO_PROGRAM = 94
+NO_TMUX = 95
+NO_SESSION = 96
+STOPPING = 75
+
+MEANING = {
+    NO_USER: "the image has no user for sessions",
+    NO_OWNER: "the user inside could not be given your uid",
+    NO_UNPACK: "the session's files could not be unpacked",
+    NO_PROGRAM: "the image lacks a program that sessions need (setpriv, bash)",
+    NO_TMUX: "tmux could not be started",
+    NO_SESSION: "there is no tmux session",
+}
+
+# Arguments: user uid gid home; standard input: a tar of files for the home; then
+# what runs as that user, argv of its own. The numbers of the user inside are made
+# those of the user outside first: the home is small, the workspace is never touched.
+_BECOME = r"""
+set -u
+user=$1 uid=$2 gid=$3 home=$4; shift 4
+command -v setpriv >/dev/null && command -v bash >/dev/null || exit 94
+if [ "$user" != root ]; then
+  now=$(id -u -- "$user" 2>/dev/null) || exit 91
+  group=$(id -gn -- "$user")
+  if [ "$now" != "$uid" ] || [ "$(id -g -- "$user")" != "$gid" ]; then
+    { groupmod -o -g "$gid" -- "$group" && usermod -o -u "$uid" -g "$gid" -- "$user" &&
+      chown -hR -- "$uid:$gid" "$home"; } >&2 || exit 92
+  fi
+fi
+exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \
+  env -i HOME="$home" USER="$user" LOGNAME="$user" SHELL=/bin/bash LANG=C.UTF-8 \
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+"""
+
+_UNPACK = r"""
+umask 077
+cd "$HOME" && tar -x -i -p -f - || exit 93
+chmod 700 .coi
+"""
+
+_START_TMUX = (
+    _UNPACK
+    + r"""
+umask 022
+command -v tmux >/dev/null || exit 95
+tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
+  bash "$HOME/.coi/launch" </dev/null || exit 95
+"""
+)
+
+# Waits for the session that another exec is starting, then becomes its client.
+_ATTACH = r"""
+i=0
+until tmux has-session -t "=$1" 2>/dev/null; do
+  i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
+done
+exec tmux attach-session -t "=$1"
+"""
+
+# Arguments: home, maximum file size in KiB, then the state's paths. Writes a tar.
+_SAVE = r"""
+set -u
+home=$1 limit=$2; shift 2
+[ "$(systemctl is-system-running 2>/dev/null)" = stopping ] && exit 75
+cd "$home" || exit 91
+for p do shift; [ -e "$p" ] && [ ! -L "$p" ] && set -- "$@" "./$p"; done
+[ $# -gt 0 ] || { tar -c -f - -T /dev/null; exit; }
+find "$@" -type f -size "+${limit}k" -exec printf 'too large: %s\n' {} + >&2
+find "$@" -xdev '(' -type d -o -type f -size "-$((limit+1))k" ')' -print0 |
+  tar -c -f - --null --no-recursion --hard-dereference --ignore-failed-read \
+    --warning=no-file-changed -T -
+rc=$?; [ "$rc" -le 1 ] || exit "$rc"
+"""
+
+_TMUX_CONF = """\
+set -g default-terminal "tmux-256color"
+set -g history-limit 50000
+set -g update-environment ""
+set -sg escape-time 10
+set -g status-left-length 50
+"""
+
+
+def become(user: SessionUser, *command: str) -> list[str]:
+    """``command`` as the session's user, for an exec as root."""
+    return [
+        "sh", "-c", _BECOME, "coi", user.name, str(user.uid), str(user.gid), user.home, *command,
+    ]  # fmt: skip
+
+
+def start_tmux(user: SessionUser, session: str, columns: int, lines: int) -> list[str]:
+    """Unpack standard input into the home and start the tmux session."""
+    return become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines))
+
+
+def unpack(user: SessionUser) -> list[str]:
+    """Unpack standard input into the home."""
+    return become(user, "sh", "-c", _UNPACK, "coi")
+
+
+def attach(session: str, *, wait: float = 0.0) -> list[str]:
+    """Become a client of the tmux session, for an exec as the session's user.
+
+    Args:
+        wait: seconds to wait for a session that is being started.
+    """
+    return ["sh", "-c", _ATTACH, "coi", session, str(int(wait / 0.02))]
+
+
+def save(user: SessionUser, roots: Sequence[str], *, max_file: int) -> list[str]:
+    """Write a tar of the state to standard output, for an exec as root."""
+    return ["sh", "-c", _SAVE, "coi", user.home, str(max_file >> 10), *roots]
+
+
+def environment_file(variables: Mapping[str, str]) -> bytes:
+    """``.coi/env``: a file for bash and sh to source."""
+    head = "set -a\n[ -r /etc/coi/environment ] && . /etc/coi/environment\nset +a\n"
+    lines = [f"export {key}={shlex.quote(value)}\n" for key, value in variables.items()]
+    return (head + "".join(lines)).encode("utf-8", "surrogateescape")
+
+
+def launcher(command: Sequence[str] | None) -> bytes:
+    """``.coi/launch``: what the tmux session runs: the tool, then a shell.
+
+    Args:
+        command: the tool's argv; None for a shell alone (``--debug``).
+    """
+    lines = ["#!/bin/bash", '. "$HOME/.coi/env"', f"cd {INSIDE}"]
+    if command is not None:
+        name = shlex.quote(command[0])
+        lines += [
+            shlex.join(command),
+            "status=$?",
+            f"printf '\\n%s ended with exit code %s. This is a shell inside the container.\\n'"
+            f' {name} "$status"',
+            "printf 'sudo poweroff ends the session; Ctrl-b d leaves it running.\\n'",
+        ]
+    lines.append("exec bash")
+    return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+
+
+def files_for(
+    environment: Mapping[str, str], command: Sequence[str] | None
+) -> list[tuple[str, bytes, int]]:
+    """coi's own files for the home: (path, content, mode)."""
+    return [
+        (f"{DIRECTORY}/env", environment_file(environment), 0o600),
+        (f"{DIRECTORY}/launch", launcher(command), 0o700),
+        (f"{DIRECTORY}/tmux.conf", _TMUX_CONF.encode(), 0o600),
+    ]
+
+
+def pack(files: Iterable[tuple[str, bytes, int]]) -> bytes:
+    """A tar of (path relative to the home, content, mode), parents with mode 0700."""
+    buffer = io.BytesIO()
+    made: set[str] = set()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path, data, mode in files:
+            parts = path.split("/")
+            for depth in range(1, len(parts)):
+                parent = "/".join(parts[:depth])
+                if parent not in made:
+                    made.add(parent)
+                    info = tarfile.TarInfo(parent)
+                    info.type, info.mode = tarfile.DIRTYPE, 0o700
+                    tar.addfile(info)
+            info = tarfile.TarInfo(path)
+            info.size, info.mode = len(data), mode
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()

@@ -1,0 +1,90 @@
+"""Advisory locks between coi processes of one user.
+
+``flock`` on files under ``<coi home>/locks``: the kernel lets go of a lock
+when its holder dies, however it dies, so there is nothing stale to break.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coi.errors import CoiError
+
+_POLL = 0.02  # seconds
+
+
+class Lock:
+    """One lock file; ``held`` tells whether this object holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._fd is not None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it."""
+        if self._fd is not None:
+            return True
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            if self._is_current(fd):
+                self._fd = fd
+                return True
+            os.close(fd)  # its holder removed the file meanwhile: take the new one
+
+    def acquire(self, timeout: float) -> None:
+        """Take the lock, waiting up to ``timeout`` seconds.
+
+        Raises:
+            CoiError: somebody else kept it.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.try_acquire():
+            if time.monotonic() > deadline:
+                raise CoiError(
+                    "another coi is busy with the same workspace",
+                    details=f"lock {self.path.name} was not free within {timeout:.0f} s",
+                )
+            time.sleep(_POLL)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go; with ``remove`` the file goes too."""
+        if self._fd is None:
+            return
+        if remove:
+            self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = None
+
+    def _is_current(self, fd: int) -> bool:
+        try:
+            now = self.path.lstat()
+        except FileNotFoundError:
+            return False
+        mine = os.fstat(fd)
+        return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+@contextmanager
+def locked(path: Path, timeout: float) -> Iterator[Lock]:
+    """Hold a lock for the length of a ``with`` block."""
+    lock = Lock(path)
+    lock.acquire(timeout)
+    try:
+        yield lock
+    finally:
+        lock.release()

@@ -1,0 +1,161 @@
+"""What a session is, and what starting one is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coi import __version__
+from coi.api import Tool
+from coi.config.model import Config
+from coi.incus.client import Client
+from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
+from coi.session.locks import Lock
+from coi.session.store import SavedSession, Store
+from coi.workspace.directory import Workspace
+from coi.workspace.ownership import SessionUser
+
+REMOVING = "removing"  # value of user.coi.state once the daemon was told to delete it
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every use case needs.
+
+    Attributes:
+        home: coi's own directory, ``~/.coi``.
+        prefix: of instance names.
+        report: takes one line of progress for the user.
+    """
+
+    config: Config
+    client: Client
+    home: Path
+    prefix: str
+    report: Callable[[str], None]
+    tool: Callable[[str], Tool]
+
+    @property
+    def instances(self) -> Instances:
+        return Instances(self.client)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home)
+
+    def lock(self, instance: str) -> Lock:
+        """The lock that the coi attending to an instance holds."""
+        return Lock(self.home / "locks" / f"{instance}.lock")
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """How a session is to be started.
+
+    Attributes:
+        slot: 0 takes the first free one.
+        resume: None for a new conversation, '' for the workspace's latest,
+            else a session id.
+        environment: from ``--env``.
+        devices: further Incus devices (mounts, ports), by name.
+        size: columns and lines of the terminal.
+        debug: a shell instead of the tool.
+        tmux: False runs the tool on the terminal itself.
+    """
+
+    workspace: Workspace
+    tool: Tool
+    user: SessionUser
+    shift: bool = True
+    slot: int = 0
+    persistent: bool = False
+    resume: str | None = None
+    image: str = "coi"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    size: tuple[int, int] = (80, 24)
+    debug: bool = False
+    tmux: bool = True
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session and the instance that it runs in.
+
+    Attributes:
+        lock: held while this coi attends to it; not held when another does.
+        created: this coi made the instance (and removes it when the start fails).
+        attached: the tool already runs: only attach.
+        saved: the saved state that it resumes.
+    """
+
+    id: str
+    tool: Tool
+    instance: str
+    slot: int
+    workspace: Path
+    user: SessionUser
+    persistent: bool
+    image: str
+    lock: Lock
+    created: bool = False
+    attached: bool = False
+    saved: SavedSession | None = None
+
+
+def identity(session: Session) -> dict[str, str]:
+    """The ``user.coi.*`` keys that make an instance this session's.
+
+    ``user.*`` is free-form for clients (Incus, "Instance options").
+    """
+    values: dict[str, Any] = {
+        "session-id": session.id,
+        "tool": session.tool.name,
+        "workspace": str(session.workspace),
+        "slot": session.slot,
+        "persistent": "true" if session.persistent else "false",
+        "owner": os.getuid(),
+        "uid": session.user.uid,
+        "gid": session.user.gid,
+        "user": session.user.name,
+        "home": session.user.home,
+        "image": session.image,
+        "version": __version__,
+        "state": "session",
+    }
+    return {CONFIG_PREFIX + key: str(value) for key, value in values.items()}
+
+
+def is_session(row: Instance) -> bool:
+    """Whether an instance is a session of coi that is not being deleted."""
+    return bool(row.coi("session-id")) and row.coi("state") != REMOVING
+
+
+def belongs_to(row: Instance, uid: int) -> bool:
+    """Whether an instance is a session of this user."""
+    return is_session(row) and row.coi("owner") == str(uid)
+
+
+def from_instance(engine: Engine, row: Instance, *, attached: bool) -> Session:
+    """The session that an instance says it is (its keys are Incus's, not the container's)."""
+    slot = row.coi("slot")
+    return Session(
+        id=row.coi("session-id"),
+        tool=engine.tool(row.coi("tool")),
+        instance=row.name,
+        slot=int(slot) if slot.isdigit() else 0,
+        workspace=Path(row.coi("workspace")),
+        user=SessionUser(
+            row.coi("user") or "code",
+            int(row.coi("uid") or 0),
+            int(row.coi("gid") or 0),
+            row.coi("home") or "/home/code",
+        ),
+        persistent=row.coi("persistent") == "true",
+        image=row.coi("image"),
+        lock=engine.lock(row.name),
+        attached=attached,
+    )

@@ -1,0 +1,400 @@
+"""Start a session: claim a slot, create or reuse its instance, open the tool.
+
+The calls, in order: list the instances and create one (side by side when any
+slot will do), unpack what goes inside and start tmux, attach: four.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coi.api import Launch
+from coi.errors import CoiError, NotFoundError, RefusedError
+from coi.incus.errors import AlreadyExistsError
+from coi.incus.instances import Instance
+from coi.incus.process import Process, memory_file, read_all, shielded
+from coi.session import inside
+from coi.session.finish import recover
+from coi.session.model import (
+    Engine,
+    Session,
+    StartRequest,
+    belongs_to,
+    from_instance,
+    identity,
+)
+from coi.session.naming import instance_name, new_session_id, tmux_session
+from coi.session.state import TarState
+from coi.session.store import SavedSession
+from coi.tools.prepare import prepare
+from coi.workspace.directory import INSIDE
+from coi.workspace.ownership import idmap
+
+# What Docker inside needs (Incus, "Instance options", security.*), and no restart
+# with the host: a session without its tool would only look like one.
+BASE_CONFIG = {
+    "security.nesting": "true",
+    "security.syscalls.intercept.mknod": "true",
+    "security.syscalls.intercept.setxattr": "true",
+    "boot.autostart": "false",
+}
+ATTACH_WAIT = 60.0  # seconds that the terminal waits for tmux to be there
+
+
+def claim(engine: Engine, request: StartRequest) -> Session:
+    """The session to open: a new one in a free slot, a resumed one, or a running one.
+
+    Its instance runs afterwards; the returned session's lock is held unless
+    another coi attends to it.
+
+    Raises:
+        NotFoundError: there is nothing to resume.
+        CoiError: all slots are in use, or Incus failed; nothing is left behind.
+    """
+    if request.resume is None and not request.persistent and not request.slot:
+        return _claim_any(engine, request)
+    rows = _listed(engine)
+    running, saved = _resume_target(engine, request, rows)
+    if running is not None:
+        engine.report(f"Session {running.coi('session-id')} is still running in {running.name}")
+        session = from_instance(engine, running, attached=True)
+        session.lock.try_acquire()
+        return session
+    session_id = saved.id if saved else new_session_id()
+    if saved and saved.tool != request.tool.name:
+        request = replace(request, tool=engine.tool(saved.tool))
+    if request.persistent:
+        reused = _reuse(engine, request, rows, session_id, saved)
+        if reused is not None:
+            return reused
+    taken = {row.name for row in rows}
+    return _claim_new(engine, request, session_id, saved, taken)
+
+
+def _claim_any(engine: Engine, request: StartRequest) -> Session:
+    """A new session in the first free slot.
+
+    Most workspaces have no session running, so slot 1 is tried while the list
+    is under way; a name that is taken costs one short refused call.
+    """
+    session_id = new_session_id()
+    name = instance_name(engine.prefix, request.workspace.path, 1)
+    lock = engine.lock(name)
+    if not lock.try_acquire():
+        return _claim_new(engine, request, session_id, None, {r.name for r in _listed(engine)})
+    session = _session(engine, request, session_id, None, 1, lock)
+    try:
+        pending = engine.instances.start_create(_body(engine, request, session))
+        try:
+            rows = _listed(engine, but=name)
+        finally:
+            pending.settle()
+        pending.result()
+    except AlreadyExistsError:
+        lock.release()
+        rows = _listed(engine)
+        return _claim_new(engine, request, session_id, None, {row.name for row in rows})
+    except BaseException:
+        discard(engine, session)
+        raise
+    engine.report("Auto-allocated slot 1")
+    return session
+
+
+def _claim_new(
+    engine: Engine,
+    request: StartRequest,
+    session_id: str,
+    saved: SavedSession | None,
+    taken: set[str],
+) -> Session:
+    """Create an instance in the wanted slot, or the first free one."""
+    last = engine.config.defaults.max_slots
+    if request.slot > last:
+        raise CoiError(
+            f"there is no slot {request.slot}",
+            hint=f"slots are 1 to {last}; defaults.max_slots in the configuration changes that",
+        )
+    order = [request.slot] if request.slot else []
+    order += [slot for slot in range(1, last + 1) if slot != request.slot]
+    for slot in order:
+        name = instance_name(engine.prefix, request.workspace.path, slot)
+        if name in taken:
+            continue
+        lock = engine.lock(name)
+        if not lock.try_acquire():
+            continue
+        session = _session(engine, request, session_id, saved, slot, lock)
+        try:
+            engine.instances.create(_body(engine, request, session))
+        except AlreadyExistsError:
+            lock.release()
+            continue
+        except BaseException:
+            discard(engine, session)
+            raise
+        if request.slot and slot != request.slot:
+            engine.report(f"Slot {request.slot} is occupied, using slot {slot} instead")
+        elif not request.slot:
+            engine.report(f"Auto-allocated slot {slot}")
+        return session
+    raise CoiError(
+        f"all {last} slots of this workspace are in use",
+        hint="coi list shows them; coi shutdown NAME ends one; "
+        "defaults.max_slots in the configuration allows more",
+    )
+
+
+def _listed(engine: Engine, *, but: str = "") -> list[Instance]:
+    """All instances, once the sessions that nobody attends to are recovered."""
+    rows = [row for row in engine.instances.all() if row.name != but]
+    gone = recover(engine, rows)
+    return [row for row in rows if row.name not in gone]
+
+
+def _resume_target(
+    engine: Engine, request: StartRequest, rows: list[Instance]
+) -> tuple[Instance | None, SavedSession | None]:
+    """What ``--resume`` means: a session that still runs, or a saved one."""
+    if request.resume is None:
+        return None, None
+    own = [
+        row
+        for row in rows
+        if belongs_to(row, os.getuid()) and row.coi("workspace") == str(request.workspace.path)
+    ]
+    store = engine.store
+    if request.resume:
+        for row in own:
+            if row.running and row.coi("session-id") == request.resume:
+                return row, None
+        saved = store.find(request.resume)
+        if saved.workspace != str(request.workspace.path):
+            raise RefusedError(
+                f"session {saved.id} belongs to another workspace",
+                details=f"it was saved from {saved.workspace}",
+                hint=f"coi shell -w {saved.workspace} --resume={saved.id}",
+            )
+        return None, saved
+    latest = store.latest(request.workspace.path, tool=request.tool.name)
+    active = [row for row in own if row.running and row.coi("tool") == request.tool.name]
+    for row in active:
+        if latest and row.coi("session-id") == latest.id:
+            return row, None
+    unsaved = max(active, key=lambda row: row.created_at, default=None)
+    if unsaved and (latest is None or unsaved.created_at > latest.saved_at):
+        return unsaved, None
+    if latest is None:
+        raise NotFoundError(
+            f"no saved {request.tool.name} session of this workspace",
+            details=str(request.workspace.path),
+            hint="coi shell starts one; coi list --all shows all",
+        )
+    return None, latest
+
+
+def _reuse(
+    engine: Engine,
+    request: StartRequest,
+    rows: list[Instance],
+    session_id: str,
+    saved: SavedSession | None,
+) -> Session | None:
+    """The persistent instance of this workspace and slot, running, if there is one."""
+    for row in sorted(rows, key=lambda r: int(r.coi("slot") or 0)):
+        if (
+            not belongs_to(row, os.getuid())
+            or row.coi("persistent") != "true"
+            or row.coi("workspace") != str(request.workspace.path)
+            or (request.slot and row.coi("slot") != str(request.slot))
+        ):
+            continue
+        lock = engine.lock(row.name)
+        if row.running:
+            if request.slot:
+                session = from_instance(engine, row, attached=True)
+                session.lock.try_acquire()
+                return session
+            continue
+        if not row.stopped or not lock.try_acquire():
+            continue
+        session = _session(
+            engine, request, session_id, saved, int(row.coi("slot") or 0), lock, name=row.name
+        )
+        session = replace(session, created=False)
+        try:
+            engine.instances.update(row.name, config=identity(session))
+            engine.instances.set_state(row.name, "start")
+        except BaseException:
+            lock.release()
+            raise
+        engine.report(f"Restarted persistent container {row.name} (slot {session.slot})")
+        return session
+    return None
+
+
+def _session(
+    engine: Engine,
+    request: StartRequest,
+    session_id: str,
+    saved: SavedSession | None,
+    slot: int,
+    lock: Any,
+    *,
+    name: str = "",
+) -> Session:
+    return Session(
+        id=session_id,
+        tool=request.tool,
+        instance=name or instance_name(engine.prefix, request.workspace.path, slot),
+        slot=slot,
+        workspace=request.workspace.path,
+        user=request.user,
+        persistent=request.persistent,
+        image=request.image,
+        lock=lock,
+        created=True,
+        saved=saved,
+    )
+
+
+def _body(engine: Engine, request: StartRequest, session: Session) -> dict[str, Any]:
+    """``POST /1.0/instances`` for a session; it holds no secret: argv is public."""
+    workspace = {"type": "disk", "source": str(request.workspace.source), "path": INSIDE}
+    config = {**BASE_CONFIG, **identity(session)}
+    if request.shift:
+        workspace["shift"] = "true"
+    else:
+        config["raw.idmap"] = idmap(request.user)
+    return {
+        "name": session.instance,
+        "type": "container",
+        "start": True,
+        "source": {"type": "image", "alias": request.image},
+        "config": config,
+        "devices": {**request.devices, "workspace": workspace},
+    }
+
+
+def discard(engine: Engine, session: Session) -> None:
+    """Undo a start that failed: the instance goes if this start made it."""
+    with shielded():
+        with suppress(CoiError):
+            if session.created:
+                row = engine.instances.find(session.instance)
+                if row is not None and row.coi("session-id") == session.id:
+                    engine.instances.remove(session.instance)
+            elif not session.attached:
+                engine.instances.set_state(session.instance, "stop", force=True)
+        session.lock.release(remove=session.created)
+
+
+def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
+    """Send in what the tool needs and start it; the caller waits for the result."""
+    saved = session.saved
+    state_path = saved.state_path if saved else None
+    state = TarState(state_path) if state_path else None
+    tool_id = session.tool.find_session_id(state, session.id) if state else None
+    options = dict(engine.config.tool.options.get(session.tool.name, {}))
+    launch = Launch(
+        session_id=session.id,
+        resume=saved is not None,
+        tool_session_id=tool_id,
+        saved=state,
+        workspace=INSIDE,
+        home=session.user.home,
+        root=session.user.root,
+        environment=request.environment,
+        options=options,
+        binary=engine.config.tool.binary or session.tool.binary,
+    )
+    prepared = prepare(
+        session.tool,
+        launch,
+        host_home=Path.home(),
+        host_environment=os.environ,
+        saved=state,
+        with_host_files=engine.config.defaults.mount_claude_config,
+    )
+    for notice in prepared.notices:
+        engine.report(notice)
+    environment = {
+        "IS_SANDBOX": "1",
+        **prepared.environment,
+        **request.environment,
+    }
+    files = [(file.path, file.data, file.mode) for file in prepared.files]
+    files += inside.files_for(environment, None if request.debug else prepared.command)
+    packed = inside.pack(files)
+    columns, lines = request.size
+    if request.tmux:
+        command = inside.start_tmux(session.user, tmux_session(session.instance), columns, lines)
+    else:
+        command = inside.unpack(session.user)
+    args = engine.instances.exec_args(session.instance, command, cwd="/")
+    return _spawn_fed(engine, args, state_path, packed)
+
+
+def _spawn_fed(engine: Engine, args: list[str], state: Path | None, packed: bytes) -> Starting:
+    """Run ``args`` with the saved state, then ``packed``, on its standard input."""
+    errors = os.memfd_create("coi-start-err")
+    runner = engine.client.runner
+    if state is None:
+        feed = memory_file(packed)
+        try:
+            return Starting(runner.spawn(args, stdin=feed, stderr=errors), errors)
+        finally:
+            os.close(feed)
+    read_end, write_end = os.pipe()
+    try:
+        process = runner.spawn(args, stdin=read_end, stderr=errors)
+    finally:
+        os.close(read_end)
+    with os.fdopen(write_end, "wb") as pipe, state.open("rb") as saved, suppress(BrokenPipeError):
+        shutil.copyfileobj(saved, pipe, 1 << 20)
+        pipe.write(packed)
+        pipe.flush()
+    return Starting(process, errors)
+
+
+class Starting:
+    """The exec that unpacks a session's files and starts its tool."""
+
+    def __init__(self, process: Process, errors: int) -> None:
+        self._process = process
+        self._errors = errors
+        self.succeeded = False
+
+    def result(self, engine: Engine, session: Session) -> None:
+        """Wait until the tool has been started.
+
+        Raises:
+            CoiError: it could not be.
+        """
+        try:
+            with self._process:
+                exit_code = self._process.wait(ATTACH_WAIT)
+            text = read_all(self._errors).decode("utf-8", "replace").strip()
+        except TimeoutError as error:
+            raise CoiError(f"{session.instance} does not take the session's files") from error
+        finally:
+            os.close(self._errors)
+        if exit_code == 0:
+            self.succeeded = True
+            return
+        meaning = inside.MEANING.get(exit_code)
+        if meaning:
+            raise CoiError(
+                f"cannot start the session: {meaning}",
+                details=text,
+                hint=f"rebuild the image: coi build --force  (the image is {session.image})",
+            )
+        raise CoiError(
+            "cannot start the session",
+            details=text or f"the command inside ended with exit code {exit_code}",
+        )

@@ -1,0 +1,190 @@
+"""A tool's saved state: one tar file that is never unpacked on the host.
+
+It comes out of a container as a stream that the container's root may have
+written, and goes back into a container. On the host it is only filtered:
+regular files and directories below the tool's declared paths pass, with plain
+modes and within limits; links, devices, FIFOs and everything else do not.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+
+from coi.api import StateEntry
+from coi.errors import CoiError
+
+MAX_FILE = 1 << 30  # bytes of one file; `find -size` inside leaves larger ones out
+MAX_TOTAL = 4 << 30  # bytes of all files
+MAX_ENTRIES = 200_000
+_MAX_HEADER = 1 << 20  # bytes of a long name or pax header
+_MAX_PATH = 4096
+EXCLUDED = "excluded"  # the reason of what the tool itself does not want saved
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+class StateError(CoiError):
+    """The stream is not an acceptable state; nothing of it is kept."""
+
+
+class StateLimitError(StateError):
+    """The state is larger than a save may be."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one saved state may hold; see the module's constants."""
+
+    file: int = MAX_FILE
+    total: int = MAX_TOTAL
+    entries: int = MAX_ENTRIES
+
+
+@dataclass
+class Summary:
+    """What passed: number of files, bytes, and (path, reason) of what did not."""
+
+    files: int = 0
+    size: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _CheckedInfo(tarfile.TarInfo):
+    """Refuses extended headers that would make tarfile read them whole into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _EXTENDED and info.size > _MAX_HEADER:
+            raise StateLimitError("the state stream has an oversized header")
+        return info
+
+
+def filter_stream(
+    source: IO[bytes],
+    target: IO[bytes],
+    *,
+    roots: Sequence[str],
+    exclude: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> Summary:
+    """Copy an untrusted tar stream, leaving out what has no business in it.
+
+    Args:
+        source: read to its end, never sought.
+        target: receives a pax tar; its owner is 0:0 throughout.
+        roots: the tool's state paths relative to the home.
+        exclude: ``fnmatch`` patterns, relative to the home.
+        limits: of size and number.
+
+    Raises:
+        StateError: not a tar, a header that lies, or more than the limits.
+    """
+    limits = limits or Limits()
+    summary = Summary()
+    seen: set[str] = set()
+    try:
+        with (
+            tarfile.open(fileobj=source, mode="r|", tarinfo=_CheckedInfo) as reader,
+            tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as writer,
+        ):
+            for count, member in enumerate(reader):
+                cast(
+                    Any, reader
+                ).members = []  # tarfile remembers every header: a million of them is 1 GB
+                if count >= limits.entries:
+                    raise StateLimitError(f"the state has more than {limits.entries} entries")
+                name, reason = _accept(member, roots, exclude)
+                if not reason and member.isreg() and member.size > limits.file:
+                    raise StateLimitError(
+                        f"a state file is larger than {limits.file} bytes", details=repr(name)
+                    )
+                if not reason and name in seen:
+                    reason = "named twice"
+                if reason:
+                    if len(summary.skipped) < 100:
+                        summary.skipped.append((name, reason))
+                    continue
+                seen.add(name)
+                info = tarfile.TarInfo(name)
+                info.mtime = max(0, int(member.mtime))
+                if member.isdir():
+                    info.type, info.mode = tarfile.DIRTYPE, 0o700
+                    writer.addfile(info)
+                    continue
+                info.size = member.size
+                info.mode = 0o700 if member.mode & 0o100 else 0o600
+                summary.files += 1
+                summary.size += info.size
+                if summary.size > limits.total:
+                    raise StateLimitError(f"the state is larger than {limits.total} bytes")
+                writer.addfile(info, reader.extractfile(member))
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not the stream's: ENOSPC and friends
+        raise StateError("the state stream is damaged", details=str(error)) from error
+    return summary
+
+
+def _accept(
+    member: tarfile.TarInfo, roots: Sequence[str], exclude: Sequence[str]
+) -> tuple[str, str]:
+    """The member's normalised name, and why it is left out ('' when it is not)."""
+    name = member.name
+    while name.startswith("./"):
+        name = name[2:]
+    name = name.rstrip("/")
+    parts = name.split("/")
+    if not name or name.startswith("/") or ".." in parts or "" in parts or "\0" in name:
+        return name, "bad path"
+    if len(name) > _MAX_PATH or any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
+        return name, "path too long"
+    if not any(name == root or name.startswith(root + "/") for root in roots):
+        return name, "outside the tool's state"
+    if any(fnmatchcase(name, pattern) for pattern in exclude):
+        return name, EXCLUDED
+    if not (member.isreg() or member.isdir()):
+        return name, "not a regular file"
+    return name, ""
+
+
+class TarState:
+    """A saved state file, read only: :class:`coi.api.SavedState`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._index: dict[str, tarfile.TarInfo] | None = None
+
+    def entries(self) -> list[StateEntry]:
+        """All regular files, in the order they were saved."""
+        return [
+            StateEntry(PurePosixPath(name), info.size, float(info.mtime))
+            for name, info in self._members().items()
+        ]
+
+    def read(self, path: PurePosixPath | str, limit: int = 1 << 20) -> bytes:
+        """The first ``limit`` bytes of a file; KeyError when it is not there."""
+        info = self._members()[str(path)]
+        with self.path.open("rb") as raw:
+            raw.seek(info.offset_data)
+            return raw.read(min(limit, info.size))
+
+    def _members(self) -> dict[str, tarfile.TarInfo]:
+        if self._index is None:
+            with tarfile.open(self.path, "r:") as tar:
+                self._index = {info.name: info for info in _regular(tar)}
+        return self._index
+
+
+def _regular(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    return (info for info in tar if info.isreg())

@@ -1,0 +1,231 @@
+"""Saved sessions on disk: ``<coi home>/sessions-<tool>/<session id>/``.
+
+A session's directory holds ``metadata.json`` and the state file it names.
+A save writes the new state beside the old one, fsyncs it, and commits by
+renaming the metadata; only then the old state goes. Whatever happens in
+between, the metadata names a complete state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+from coi.errors import CoiError, NotFoundError
+from coi.session.naming import check_session_id
+
+FORMAT = 1
+_TOOL = re.compile(r"[a-z][a-z0-9-]{0,39}")
+METADATA = "metadata.json"
+
+
+@dataclass(frozen=True)
+class SavedSession:
+    """A saved session.
+
+    Attributes:
+        id: coi's session id.
+        saved_at: RFC 3339, UTC.
+        state: the name of the state file in ``path``, '' when there is none.
+        size: bytes of state.
+        path: the session's directory.
+    """
+
+    id: str
+    tool: str
+    workspace: str
+    container: str
+    saved_at: str
+    path: Path
+    state: str = ""
+    size: int = 0
+    files: int = 0
+    persistent: bool = False
+    image: str = ""
+    version: str = ""
+    slot: int = 0
+    format: int = FORMAT
+    skipped: tuple[tuple[str, str], ...] = field(default_factory=tuple)
+
+    @property
+    def state_path(self) -> Path | None:
+        """The state file, when it is there."""
+        if not self.state:
+            return None
+        path = self.path / self.state
+        return path if path.is_file() else None
+
+    def to_json(self) -> dict[str, Any]:
+        """What metadata.json holds."""
+        data = asdict(self)
+        del data["path"]
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], path: Path) -> SavedSession:
+        """The reverse of :meth:`to_json`; unknown keys are left alone.
+
+        Raises:
+            ValueError: a key is missing or of another type.
+        """
+        known = {f.name for f in fields(cls)} - {"path"}
+        values = {key: value for key, value in data.items() if key in known}
+        if values.get("state") and not re.fullmatch(r"state-[0-9a-f]+\.tar", values["state"]):
+            raise ValueError("the state's name is not one that coi gives")
+        values["skipped"] = tuple(tuple(row) for row in values.get("skipped", ()))
+        try:
+            saved = cls(path=path, **values)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if not all(
+            isinstance(v, str) for v in (saved.id, saved.tool, saved.workspace, saved.saved_at)
+        ):
+            raise ValueError("a name is not text")
+        return saved
+
+
+class Store:
+    """The saved sessions of one user.
+
+    Args:
+        home: coi's own directory, ``~/.coi``.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def directory(self, tool: str, session_id: str) -> Path:
+        """Where a session is saved."""
+        if not _TOOL.fullmatch(tool):
+            raise CoiError(f"not a tool's name: {tool!r}")
+        return self.home / f"sessions-{tool}" / check_session_id(session_id)
+
+    def all(self, *, tool: str | None = None) -> Iterator[SavedSession]:
+        """Every saved session that can be read, in no order."""
+        pattern = f"sessions-{tool}" if tool else "sessions-*"
+        for metadata in self.home.glob(f"{pattern}/*/{METADATA}"):
+            saved = _read(metadata)
+            if saved is not None:
+                yield saved
+
+    def latest(self, workspace: Path, *, tool: str | None = None) -> SavedSession | None:
+        """The session of a workspace that was saved last; no other workspace's."""
+        own = (s for s in self.all(tool=tool) if s.workspace == str(workspace))
+        return max(own, key=lambda s: s.saved_at, default=None)
+
+    def find(self, session_id: str) -> SavedSession:
+        """A session by its id, of any workspace and tool.
+
+        Raises:
+            NotFoundError: there is none, or it cannot be read.
+        """
+        wanted = check_session_id(session_id)
+        for directory in self.home.glob(f"sessions-*/{wanted}"):
+            saved = _read(directory / METADATA)
+            if saved is not None:
+                return saved
+        raise NotFoundError(
+            f"no saved session {wanted}", hint="coi list --all shows the saved sessions"
+        )
+
+    @contextmanager
+    def writing(self, tool: str, session_id: str) -> Iterator[Pending]:
+        """Save a session: write ``.file``, then call ``.commit``.
+
+        Leaving the block without a commit removes what was written and leaves
+        the previous save as it was.
+        """
+        directory = self.directory(tool, session_id)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            name = f"state-{secrets.token_hex(8)}.tar"
+            fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise _disk_error(error) from error
+        pending = Pending(directory, name, os.fdopen(fd, "wb"))
+        try:
+            yield pending
+        except OSError as error:
+            raise _disk_error(error) from error
+        finally:
+            pending.close()
+
+
+class Pending:
+    """A save under way."""
+
+    def __init__(self, directory: Path, name: str, file: IO[bytes]) -> None:
+        self.directory = directory
+        self.name = name
+        self.file = file
+        self.earlier = (directory / METADATA).exists()
+        self._committed = False
+
+    def commit(self, saved: SavedSession) -> SavedSession:
+        """Make the new state the session's state, durably.
+
+        Raises:
+            OSError: the disk refused; the previous save stands.
+        """
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        temporary = self.directory / f".{METADATA}.{self.name}"
+        text = json.dumps(saved.to_json(), indent=2, sort_keys=True) + "\n"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as out:
+                out.write(text)
+                out.flush()
+                os.fsync(out.fileno())
+            _sync_directory(self.directory)  # the state's own entry, before it is named
+            temporary.replace(self.directory / METADATA)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._committed = True
+        _sync_directory(self.directory)
+        for old in self.directory.glob("state-*.tar"):
+            if old.name != self.name:
+                old.unlink(missing_ok=True)
+        return saved
+
+    def close(self) -> None:
+        """Drop what was not committed."""
+        with suppress(OSError):
+            self.file.close()
+        if not self._committed:
+            (self.directory / self.name).unlink(missing_ok=True)
+            with suppress(OSError):  # an earlier save is in it
+                self.directory.rmdir()
+
+
+def _read(metadata: Path) -> SavedSession | None:
+    try:
+        data = json.loads(metadata.read_bytes())
+        return SavedSession.from_json(data, metadata.parent)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _disk_error(error: OSError) -> CoiError:
+    return CoiError(
+        "cannot save the session",
+        details=str(error),
+        hint="free space or mend the permissions, then any coi command saves it; "
+        "the previous save is as it was",
+    )

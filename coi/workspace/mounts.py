@@ -1,0 +1,107 @@
+"""Further directories of the host inside: ``--mount``, ``--storage``, ``[[mounts.default]]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from coi.config.model import Mount
+from coi.errors import NotFoundError, RefusedError, UsageError
+from coi.workspace.directory import INSIDE, absolute
+
+_RESERVED = (PurePosixPath("/"), PurePosixPath("/home/code"), PurePosixPath("/root"))
+STORAGE = "/storage"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    host: Path
+    inside: PurePosixPath
+    readonly: bool
+
+
+def parse(text: str) -> Mount:
+    """``HOST:CONTAINER[:ro]``.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    parts = text.split(":")
+    readonly = len(parts) == 3 and parts[2] == "ro"
+    if len(parts) not in (2, 3) or (len(parts) == 3 and parts[2] not in ("ro", "rw")):
+        raise UsageError(f"--mount needs HOST:CONTAINER[:ro], not {text!r}")
+    if not parts[0] or not parts[1]:
+        raise UsageError(f"--mount needs a host and a container path: {text!r}")
+    return Mount(host=Path(parts[0]), container=parts[1], readonly=readonly)
+
+
+def devices(
+    defaults: Sequence[Mount],
+    flags: Sequence[str],
+    storage: str | None,
+    *,
+    shift: bool,
+    private: Path,
+) -> dict[str, dict[str, str]]:
+    """The Incus disk devices of all mounts, by device name.
+
+    Args:
+        defaults: of the configuration.
+        flags: values of ``--mount``.
+        storage: value of ``--storage``.
+        shift: idmapped mounts are on.
+        private: coi's own directory, never mounted.
+
+    Raises:
+        NotFoundError: a host path does not exist.
+        UsageError: paths inside clash, or cover /, the home or /workspace.
+        RefusedError: a host path contains ``private``.
+    """
+    mounts = [*defaults, *(parse(flag) for flag in flags)]
+    if storage is not None:
+        mounts.append(Mount(host=Path(storage), container=STORAGE, readonly=False))
+    wanted: list[_Wanted] = []
+    for mount in mounts:
+        item = _checked(str(mount.host), mount.container, mount.readonly, private)
+        for other in wanted:
+            if _overlap(item.inside, other.inside):
+                raise UsageError(f"mounts overlap: {other.inside} and {item.inside}")
+        wanted.append(item)
+    result: dict[str, dict[str, str]] = {}
+    for number, item in enumerate(wanted, 1):
+        device = {"type": "disk", "source": str(item.host), "path": str(item.inside)}
+        if shift:
+            device["shift"] = "true"
+        if item.readonly:
+            device["readonly"] = "true"
+        result[f"mount{number}"] = device
+    return result
+
+
+def _checked(given: str, container: str, readonly: bool, private: Path) -> _Wanted:
+    for text in (given, container):
+        if any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
+            raise UsageError(f"a mount's path has a control character: {text!r}")
+    inside = PurePosixPath(container)
+    if not inside.is_absolute() or ".." in inside.parts:
+        raise UsageError(f"a mount's container path must be absolute: {container}")
+    if inside in _RESERVED or _overlap(inside, PurePosixPath(INSIDE)):
+        raise UsageError(f"a mount must not cover {container}")
+    host = absolute(Path(given).expanduser())
+    try:
+        source = host.resolve(strict=True)
+    except OSError as error:
+        raise NotFoundError(
+            f"nothing to mount at {given}",
+            details=str(error),
+            hint="coi does not create it: mkdir it first",
+        ) from error
+    inner = private.resolve()
+    if inner == source or inner.is_relative_to(source) or source.is_relative_to(inner):
+        raise RefusedError(f"will not share {given} with a container: it holds coi's own data")
+    return _Wanted(source, inside, readonly)
+
+
+def _overlap(one: PurePosixPath, other: PurePosixPath) -> bool:
+    return one == other or one.is_relative_to(other) or other.is_relative_to(one)
