@@ -30,7 +30,7 @@ def attach(
 def run(context: Context, name: str | None, *, bash: bool) -> None:
     """Attach, and finish the session as `coi shell` would."""
     from coi.session.attach import converse, need_terminal, shell
-    from coi.session.finish import finish, recover
+    from coi.session.finish import Outcome, finish, recover
     from coi.session.model import belongs_to, from_instance
     from coi.session.naming import instance_name
     from coi.workspace.directory import absolute
@@ -59,6 +59,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     context.output.notice(f"Attaching to {session.instance}...")
     attended = session.lock.try_acquire()
     ended: Interrupted | None = None
+    removed = False
     try:
         try:
             if bash:
@@ -68,8 +69,8 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         except Interrupted as error:
             ended = error
         if attended:
-            finish(engine, session)
+            removed = finish(engine, session) is Outcome.REMOVED
     finally:
-        session.lock.release()
+        session.lock.release(remove=removed)
     if ended is not None:
         raise ended

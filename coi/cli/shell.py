@@ -9,7 +9,7 @@ import typer
 
 from coi.cli.context import Context
 from coi.cli.options import Command, context_of
-from coi.errors import CoiError, Interrupted, RefusedError
+from coi.errors import Interrupted, RefusedError
 
 app = typer.Typer()
 
@@ -42,7 +42,7 @@ def shell(
 def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: bool) -> None:
     """The whole life of `coi shell`."""
     from coi.session.attach import converse, need_terminal, shell
-    from coi.session.finish import finish
+    from coi.session.finish import Outcome, finish
     from coi.session.model import StartRequest
     from coi.session.naming import check_session_id
     from coi.session.start import begin, claim, discard
@@ -104,25 +104,31 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         output.notice(f"Running in the background: coi attach {session.instance}")
         session.lock.release()
         return
-    ended: BaseException | None = None
+    ended: Interrupted | None = None
+    whole = True
     try:
         if tmux:
-            converse(engine, session, starting=starting)
+            whole = converse(engine, session, starting=starting)
         else:
             shell(engine, session, launch=True)
-    except Interrupted as error:
-        ended = error  # the terminal is gone, the session is not
-    except CoiError:
+    except BaseException as error:
         if starting is not None and not starting.succeeded:
             discard(engine, session)
             raise
-        ended = None
-        raise
-    if attended:
-        try:
-            finish(engine, session)
-        finally:
+        if not isinstance(error, Interrupted):
             session.lock.release()
+            raise
+        ended = error  # the terminal is gone, the session is not
+    if attended:
+        outcome = None
+        try:
+            outcome = finish(engine, session)
+        finally:
+            session.lock.release(remove=outcome is Outcome.REMOVED)
+        if session.attached and not whole and outcome is Outcome.REMOVED:
+            # It was powering off when we came: go on with it in a fresh container.
+            context.values["resume"] = session.id
+            start_and_attend(context, background=background, debug=debug, tmux=tmux)
     if ended is not None:
         raise ended
 

@@ -204,7 +204,6 @@ class Runner:
                 _env={**os.environ, **self._environment},
                 _cwd=None if cwd is None else str(cwd),
                 _ok_code=_EXIT_CODES,
-                _tty_out=False,
                 _truncate_exc=False,
                 _encoding="utf-8",
                 _new_group=not terminal,

@@ -39,8 +39,12 @@ def need_terminal() -> None:
         )
 
 
-def converse(engine: Engine, session: Session, *, starting: Starting | None = None) -> None:
+def converse(engine: Engine, session: Session, *, starting: Starting | None = None) -> bool:
     """Attach this terminal to the session's tmux until it lets go.
+
+    Returns:
+        whether tmux let go by itself (detached or ended); False when the
+        connection was cut, as a power-off does.
 
     Args:
         starting: the exec that starts the tool; the terminal's own exec is
@@ -67,6 +71,7 @@ def converse(engine: Engine, session: Session, *, starting: Starting | None = No
             f"No tmux session found in {session.instance}",
             hint=f"coi attach {session.instance} --bash opens a shell",
         )
+    return exit_code == 0
 
 
 def shell(engine: Engine, session: Session, *, launch: bool = False) -> None:

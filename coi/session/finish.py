@@ -38,6 +38,7 @@ from coi.session.state import (
 from coi.session.store import SavedSession
 
 STOP_DEADLINE = 120.0  # seconds that a power-off inside may take; systemd's own limit is 90
+EXEC_DEADLINE = 10.0  # seconds in which an instance that takes no exec must show why
 _POLL = 0.03  # seconds between two looks at a stopping instance
 
 
@@ -54,6 +55,10 @@ class StoppingError(CoiError):
     """The instance is shutting down: its state can be read once it has stopped."""
 
 
+class ExecFailedError(CoiError):
+    """``incus exec`` itself failed: the command inside did not run, or was cut off."""
+
+
 def finish(engine: Engine, session: Session) -> Outcome:
     """Save a session after its terminal has ended, and tidy up.
 
@@ -62,15 +67,19 @@ def finish(engine: Engine, session: Session) -> Outcome:
     """
     engine.report("Saving session data")
     deadline = time.monotonic() + STOP_DEADLINE
+    exec_deadline = time.monotonic() + EXEC_DEADLINE
     while True:
         try:
             save_running(engine, session)
         except StoppingError:
             status = _wait_stopped(engine, session.instance, deadline)
-        except CoiError:
-            status = _status(engine, session.instance)
+        except ExecFailedError:
+            # Its init is gone or going, and the daemon has not noticed yet.
+            status = _wait_stopped(engine, session.instance, time.monotonic() + _POLL)
             if status == RUNNING:
-                raise
+                if time.monotonic() > exec_deadline:
+                    raise
+                continue
         else:
             engine.report("Session data saved")
             engine.report(f"Container kept running: coi attach {session.instance}")
@@ -80,6 +89,7 @@ def finish(engine: Engine, session: Session) -> Outcome:
             return Outcome.GONE
         if status == STOPPED:
             return finish_stopped(engine, session)
+        time.sleep(_POLL)
         if time.monotonic() > deadline:
             raise CoiError(
                 f"{session.instance} did not stop",
@@ -219,7 +229,9 @@ def _read_state(engine: Engine, session: Session, target: IO[bytes], *, final: b
     if isinstance(problem, StateLimitError) or (problem and exit_code == 0):
         raise problem
     if exit_code != 0:
-        raise CoiError(
+        # The client's own failures begin so; what tar says begins with its name.
+        failed = ExecFailedError if text.startswith("Error:") or not text else CoiError
+        raise failed(
             "cannot read the session's state",
             details=text or f"tar ended with exit code {exit_code}",
             hint=f"the container is kept: coi attach {session.instance} --bash",

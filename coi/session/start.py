@@ -31,7 +31,7 @@ from coi.session.model import (
 from coi.session.naming import instance_name, new_session_id, tmux_session
 from coi.session.state import TarState
 from coi.session.store import SavedSession
-from coi.tools.prepare import prepare
+from coi.tools.prepare import find_session_id, prepare
 from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import idmap
 
@@ -299,7 +299,7 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
     saved = session.saved
     state_path = saved.state_path if saved else None
     state = TarState(state_path) if state_path else None
-    tool_id = session.tool.find_session_id(state, session.id) if state else None
+    tool_id = find_session_id(session.tool, state, session.id) if state else None
     options = dict(engine.config.tool.options.get(session.tool.name, {}))
     launch = Launch(
         session_id=session.id,
