@@ -29,10 +29,11 @@ def attach(
 
 def run(context: Context, name: str | None, *, bash: bool) -> None:
     """Attach, and finish the session as `coi shell` would."""
-    from coi.session.attach import converse, need_terminal, shell
+    from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish, recover
     from coi.session.model import belongs_to, from_instance
     from coi.session.naming import instance_name
+    from coi.session.terminal import need_terminal
     from coi.workspace.directory import absolute
 
     engine = context.engine

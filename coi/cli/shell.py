@@ -41,11 +41,10 @@ def shell(
 
 def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: bool) -> None:
     """The whole life of `coi shell`."""
-    from coi.session.attach import converse, need_terminal, shell
-    from coi.session.finish import Outcome, finish
     from coi.session.model import StartRequest
     from coi.session.naming import check_session_id
     from coi.session.start import begin, claim, discard
+    from coi.session.terminal import need_terminal
     from coi.workspace.directory import resolve
     from coi.workspace.mounts import devices
     from coi.workspace.ownership import session_user, uses_shift
@@ -84,8 +83,9 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     engine = context.engine
     session = claim(engine, request)
     attended = session.lock.held
-    verb = "Resuming" if session.saved or session.attached else "Setting up"
-    output.notice(f"{verb} session {session.id}...")
+    if session.saved:
+        output.notice(f"Resuming session {session.id} of {session.saved.saved_at}")
+    output.notice(f"Setting up session {session.id}...")
     starting = None
     try:
         if not session.attached:
@@ -104,6 +104,9 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         output.notice(f"Running in the background: coi attach {session.instance}")
         session.lock.release()
         return
+    from coi.session.attach import converse, shell
+    from coi.session.finish import Outcome, finish
+
     ended: Interrupted | None = None
     whole = True
     try:

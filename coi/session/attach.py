@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import sys
-import termios
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-
-from coi.errors import CoiError, UsageError
+from coi.errors import CoiError
 from coi.session import inside
 from coi.session.model import Engine, Session
 from coi.session.naming import tmux_session
 from coi.session.start import ATTACH_WAIT, Starting
+from coi.session.terminal import interrupts_inside, terminal_name, terminal_restored
 from coi.workspace.directory import INSIDE
-
-# Terminals that every image's terminfo knows (Debian's ncurses-base); what else
-# calls itself a terminal today is close enough to xterm-256color.
-_KNOWN_TERM = re.compile(
-    r"(xterm|screen|tmux|rxvt|rxvt-unicode)(-(16|88|256)color)?|linux|vt100|vt220|ansi"
-)
-
-
-def terminal_name(environ: Mapping[str, str] = os.environ) -> str:
-    """TERM for the inside."""
-    name = environ.get("TERM", "")
-    return name if _KNOWN_TERM.fullmatch(name) else "xterm-256color"
-
-
-def need_terminal() -> None:
-    """Raise UsageError where there is no terminal to put the session on."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError(
-            "a session needs a terminal",
-            hint="coi shell --background starts one without; coi run runs a command",
-        )
 
 
 def converse(engine: Engine, session: Session, *, starting: Starting | None = None) -> bool:
@@ -94,35 +66,10 @@ def _on_terminal(
     engine: Engine, session: Session, args: list[str], starting: Starting | None
 ) -> int:
     with (
-        _terminal_restored(),
-        _interrupts_inside(),
+        terminal_restored(),
+        interrupts_inside(),
         engine.client.runner.spawn(args, stdin=0, stdout=1, stderr=2, terminal=True) as client,
     ):
         if starting is not None:
             starting.result(engine, session)
         return client.wait()
-
-
-@contextmanager
-def _terminal_restored() -> Iterator[None]:
-    """Leave the terminal's modes as they were, whatever happens to its client."""
-    try:
-        before = termios.tcgetattr(0)
-    except termios.error:
-        yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(termios.error):
-            termios.tcsetattr(0, termios.TCSANOW, before)
-
-
-@contextmanager
-def _interrupts_inside() -> Iterator[None]:
-    """Ctrl-C is for the tool inside, not for coi."""
-    before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

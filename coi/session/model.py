@@ -6,17 +6,19 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coi import __version__
-from coi.api import Tool
-from coi.config.model import Config
-from coi.incus.client import Client
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
 from coi.session.locks import Lock
-from coi.session.store import SavedSession, Store
-from coi.workspace.directory import Workspace
 from coi.workspace.ownership import SessionUser
+
+if TYPE_CHECKING:
+    from coi.api import Tool
+    from coi.config.model import Config
+    from coi.incus.client import Client
+    from coi.session.store import SavedSession, Store
+    from coi.workspace.directory import Workspace
 
 REMOVING = "removing"  # value of user.coi.state once the daemon was told to delete it
 
@@ -44,6 +46,8 @@ class Engine:
 
     @property
     def store(self) -> Store:
+        from coi.session.store import Store
+
         return Store(self.home)
 
     def lock(self, instance: str) -> Lock:

@@ -11,29 +11,24 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coi.api import Launch
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
-from coi.incus.instances import Instance
-from coi.incus.process import Process, memory_file, read_all, shielded
-from coi.session import inside
-from coi.session.finish import recover
-from coi.session.model import (
-    Engine,
-    Session,
-    StartRequest,
-    belongs_to,
-    from_instance,
-    identity,
-)
+from coi.incus.process import memory_file, read_all, shielded
+from coi.session.model import Session, belongs_to, from_instance, identity
 from coi.session.naming import instance_name, new_session_id, tmux_session
-from coi.session.state import TarState
-from coi.session.store import SavedSession
-from coi.tools.prepare import find_session_id, prepare
 from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import idmap
+
+if TYPE_CHECKING:
+    from coi.incus.instances import Instance
+    from coi.incus.process import Process
+    from coi.session.model import Engine, StartRequest
+    from coi.session.store import SavedSession
+
+# Imports inside functions below are of modules that are first needed while the
+# daemon is creating the instance: 60 ms of imports that nobody waits for.
 
 # What Docker inside needs (Incus, "Instance options", security.*), and no restart
 # with the host: a session without its tool would only look like one.
@@ -152,6 +147,8 @@ def _claim_new(
 
 def _listed(engine: Engine, *, but: str = "") -> list[Instance]:
     """All instances, once the sessions that nobody attends to are recovered."""
+    from coi.session.finish import recover
+
     rows = [row for row in engine.instances.all() if row.name != but]
     gone = recover(engine, rows)
     return [row for row in rows if row.name not in gone]
@@ -296,6 +293,11 @@ def discard(engine: Engine, session: Session) -> None:
 
 def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
     """Send in what the tool needs and start it; the caller waits for the result."""
+    from coi.api import Launch
+    from coi.session import inside
+    from coi.session.state import TarState
+    from coi.tools.prepare import find_session_id, prepare
+
     saved = session.saved
     state_path = saved.state_path if saved else None
     state = TarState(state_path) if state_path else None
@@ -376,6 +378,8 @@ class Starting:
         Raises:
             CoiError: it could not be.
         """
+        from coi.session import inside
+
         try:
             with self._process:
                 exit_code = self._process.wait(ATTACH_WAIT)
