@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ def attach(
 
 def run(context: Context, name: str | None, *, bash: bool) -> None:
     """Attach, and finish the session as `coi shell` would."""
+    from coi.incus.process import shielded
     from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish, recover
     from coi.session.model import belongs_to, from_instance
@@ -70,7 +72,8 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         except Interrupted as error:
             ended = error
         if attended:
-            removed = finish(engine, session) is Outcome.REMOVED
+            with shielded() if ended else nullcontext():
+                removed = finish(engine, session) is Outcome.REMOVED
     finally:
         session.lock.release(remove=removed)
     if ended is not None:

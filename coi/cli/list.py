@@ -39,7 +39,7 @@ def list_(
 def collect(context: Context, *, saved: bool) -> dict[str, Any]:
     """The listing, as its JSON form."""
     from coi.session.finish import recover
-    from coi.session.model import is_session
+    from coi.session.model import is_session, number
 
     engine = context.engine
     rows = engine.instances.all(state=True)
@@ -53,7 +53,7 @@ def collect(context: Context, *, saved: bool) -> dict[str, Any]:
             "persistent": row.coi("persistent") == "true",
             "ipv4": row.ipv4 or None,
             "workspace": row.coi("workspace"),
-            "slot": int(row.coi("slot")) if row.coi("slot").isdigit() else None,
+            "slot": number(row, "slot") or None,
             "session_id": row.coi("session-id"),
             "tool": row.coi("tool"),
             "network": row.coi("network") or "open",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -104,6 +105,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         output.notice(f"Running in the background: coi attach {session.instance}")
         session.lock.release()
         return
+    from coi.incus.process import shielded
     from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish
 
@@ -125,7 +127,8 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     if attended:
         outcome = None
         try:
-            outcome = finish(engine, session)
+            with shielded() if ended else nullcontext():
+                outcome = finish(engine, session)
         finally:
             session.lock.release(remove=outcome is Outcome.REMOVED)
         if session.attached and not whole and outcome is Outcome.REMOVED:

@@ -143,19 +143,24 @@ def belongs_to(row: Instance, uid: int) -> bool:
     return is_session(row) and row.coi("owner") == str(uid)
 
 
+def number(row: Instance, key: str) -> int:
+    """The value of a ``user.coi.*`` key as a number, 0 when it is none."""
+    value = row.coi(key)
+    return int(value) if value.isascii() and value.isdigit() else 0
+
+
 def from_instance(engine: Engine, row: Instance, *, attached: bool) -> Session:
     """The session that an instance says it is (its keys are Incus's, not the container's)."""
-    slot = row.coi("slot")
     return Session(
         id=row.coi("session-id"),
         tool=engine.tool(row.coi("tool")),
         instance=row.name,
-        slot=int(slot) if slot.isdigit() else 0,
+        slot=number(row, "slot"),
         workspace=Path(row.coi("workspace")),
         user=SessionUser(
             row.coi("user") or "code",
-            int(row.coi("uid") or 0),
-            int(row.coi("gid") or 0),
+            number(row, "uid"),
+            number(row, "gid"),
             row.coi("home") or "/home/code",
         ),
         persistent=row.coi("persistent") == "true",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
 from coi.incus.process import memory_file, read_all, shielded
-from coi.session.model import Session, belongs_to, from_instance, identity
+from coi.session.model import Session, belongs_to, from_instance, identity, number
 from coi.session.naming import instance_name, new_session_id, tmux_session
 from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import idmap
@@ -203,7 +203,7 @@ def _reuse(
     saved: SavedSession | None,
 ) -> Session | None:
     """The persistent instance of this workspace and slot, running, if there is one."""
-    for row in sorted(rows, key=lambda r: int(r.coi("slot") or 0)):
+    for row in sorted(rows, key=lambda r: number(r, "slot")):
         if (
             not belongs_to(row, os.getuid())
             or row.coi("persistent") != "true"
@@ -221,11 +221,15 @@ def _reuse(
         if not row.stopped or not lock.try_acquire():
             continue
         session = _session(
-            engine, request, session_id, saved, int(row.coi("slot") or 0), lock, name=row.name
+            engine, request, session_id, saved, number(row, "slot"), lock, name=row.name
         )
         session = replace(session, created=False)
         try:
-            engine.instances.update(row.name, config=identity(session))
+            fresh = _body(engine, request, session)
+            stale = {name: {"type": "none"} for name in row.devices if name.startswith("mount")}
+            engine.instances.update(
+                row.name, config=identity(session), devices={**stale, **fresh["devices"]}
+            )
             engine.instances.set_state(row.name, "start")
         except BaseException:
             lock.release()
