@@ -110,7 +110,7 @@ failed_step() { # EXIT CODE, COMMAND...
   {
     printf 'Error: step "%s" failed (exit %s): %s\n' "$STEP" "$code" "$(quoted "$@")"
     [[ ! -s $OUTPUT ]] || tail -n 15 "$OUTPUT" | sed 's/^/  | /'
-    printf 'Log: %s\n' "$OUTPUT"
+    [[ $OUTPUT == /dev/null ]] || printf 'Log: %s\n' "$OUTPUT"
     printf 'Hint: mend that and run the same command again; the finished steps are skipped.\n'
   } >&2
   if [[ $BASH_SUBSHELL -gt 0 ]]; then exit "$TOLD"; fi
@@ -209,18 +209,21 @@ missing_packages() {
   done < <(wanted_packages)
 }
 
+# The configured sources, fetched or not: release|component|address|file:line.
 apt_targets() {
-  apt-get indextargets --format "\$(RELEASE)|\$(COMPONENT)|\$(REPO_URI)|\$(SIGNED_BY)" 'Created-By: Packages' 2>/dev/null
+  apt-get indextargets -o APT::Get::IndexTargets::ReleaseInfo=false \
+    --format "\$(RELEASE)|\$(COMPONENT)|\$(REPO_URI)|\$(SOURCESENTRY)" 'Created-By: Packages' 2>/dev/null
 }
 
 # Backports come from the mirror that the host's own sources name, with the key they name.
 add_backports() {
-  local line uri key
+  local line uri file key
   if apt_targets | grep -q '^bookworm-backports|main|'; then
     return 0
   fi
   line=$(apt_targets | grep -m1 '^bookworm|main|' || true)
-  uri=$(cut -d'|' -f3 <<<"$line") key=$(cut -d'|' -f4 <<<"$line")
+  IFS='|' read -r _ _ uri file <<<"$line"
+  key=$(sed -nE 's/^[^#]*[Ss]igned-[Bb]y[=:] ?([^] ]+).*/\1/p' "${file%:*}" 2>/dev/null | head -n1 || true)
   [[ $key == /* ]] || key=/usr/share/keyrings/debian-archive-keyring.gpg
   case $uri in
     '' | cdrom:*) fail "this host's apt sources name no mirror of bookworm, so bookworm-backports (where Incus is) cannot be added" \
@@ -228,7 +231,7 @@ add_backports() {
   esac
   {
     printf 'Types: deb\nURIs: %s\nSuites: bookworm-backports\nComponents: main\n' "$uri"
-    [[ ! -e $key ]] || printf 'Signed-By: %s\n' "$key"
+    if [[ -e $key ]]; then printf 'Signed-By: %s\n' "$key"; fi
   } | put_file /etc/apt/sources.list.d/coi-backports.sources
 }
 
@@ -517,11 +520,11 @@ make_pool() {
   run incus storage create default dir
 }
 
-# Prints a dotted address as one number.
+# Puts a dotted address as one number into NUMBER.
 number() {
   local IFS=. a b c d
   read -r a b c d <<<"$1"
-  printf '%s' $(((a << 24) + (b << 16) + (c << 8) + d))
+  NUMBER=$(((a << 24) + (b << 16) + (c << 8) + d))
 }
 
 # Networks and addresses that the host already uses: routes, addresses, name servers. One a line, n.n.n.n[/n].
@@ -538,14 +541,16 @@ taken_networks() {
 # True if the network $1 (n.n.n.n/n) touches none of those on standard input. A default route, also one in two
 # halves as VPNs set it, takes nothing.
 is_free() {
-  local base=${1%/*} bits=${1#*/} other other_bits shift
+  local base bits=${1#*/} other other_bits shift
+  number "${1%/*}"
+  base=$NUMBER
   while read -r other; do
     other_bits=32
     [[ $other != */* ]] || other_bits=${other#*/}
-    other=${other%/*}
     [[ $other_bits -ge 4 ]] || continue
+    number "${other%/*}"
     shift=$((32 - (bits < other_bits ? bits : other_bits)))
-    [[ $(($(number "$base") >> shift)) -ne $(($(number "$other") >> shift)) ]] || return 1
+    [[ $((base >> shift)) -ne $((NUMBER >> shift)) ]] || return 1
   done
   return 0
 }
