@@ -42,9 +42,9 @@ def shell(
 
 def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: bool) -> None:
     """The whole life of `coi shell`."""
+    from coi.session.claim import claim, discard
     from coi.session.model import StartRequest
     from coi.session.naming import check_session_id
-    from coi.session.start import begin, claim, discard
     from coi.session.terminal import need_terminal
     from coi.workspace.directory import resolve
     from coi.workspace.mounts import devices
@@ -83,6 +83,8 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     )
     engine = context.engine
     session = claim(engine, request)
+    from coi.session.begin import begin  # claim() has imported it meanwhile
+
     attended = session.lock.held
     if session.saved:
         output.notice(f"Resuming session {session.id} of {session.saved.saved_at}")

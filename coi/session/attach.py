@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from coi.errors import CoiError
 from coi.session import inside
+from coi.session.begin import ATTACH_WAIT, Starting
 from coi.session.model import Engine, Session
 from coi.session.naming import tmux_session
-from coi.session.start import ATTACH_WAIT, Starting
 from coi.session.terminal import interrupts_inside, terminal_name, terminal_restored
 from coi.workspace.directory import INSIDE
 

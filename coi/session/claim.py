@@ -1,34 +1,30 @@
-"""Start a session: claim a slot, create or reuse its instance, open the tool.
+"""Claim a slot: create an instance for a session, or find the one to go on with.
 
-The calls, in order: list the instances and create one (side by side when any
-slot will do), unpack what goes inside and start tmux, attach: four.
+A start is four calls, of which two are here: list the instances and create
+one, side by side when any slot will do; then unpack what goes inside and start
+tmux (coi.session.begin), and attach (coi.session.attach).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
-from coi.incus.process import memory_file, read_all, shielded
+from coi.incus.process import shielded
 from coi.session.model import Session, belongs_to, from_instance, identity, number
-from coi.session.naming import instance_name, new_session_id, tmux_session
+from coi.session.naming import instance_name, new_session_id
 from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import idmap
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
-    from coi.incus.process import Process
     from coi.session.model import Engine, StartRequest
     from coi.session.store import SavedSession
-
-# Imports inside functions below are of modules that are first needed while the
-# daemon is creating the instance: 60 ms of imports that nobody waits for.
 
 # What Docker inside needs (Incus, "Instance options", security.*), and no restart
 # with the host: a session without its tool would only look like one.
@@ -38,7 +34,6 @@ BASE_CONFIG = {
     "security.syscalls.intercept.setxattr": "true",
     "boot.autostart": "false",
 }
-ATTACH_WAIT = 60.0  # seconds that the terminal waits for tmux to be there
 
 
 def claim(engine: Engine, request: StartRequest) -> Session:
@@ -86,7 +81,8 @@ def _claim_any(engine: Engine, request: StartRequest) -> Session:
     try:
         pending = engine.instances.start_create(_body(engine, request, session))
         try:
-            rows = _listed(engine, but=name)
+            _listed(engine, but=name)
+            _import_meanwhile()
         finally:
             pending.settle()
         pending.result()
@@ -99,6 +95,12 @@ def _claim_any(engine: Engine, request: StartRequest) -> Session:
         raise
     engine.report("Auto-allocated slot 1")
     return session
+
+
+def _import_meanwhile() -> None:
+    """Import what comes next while the daemon creates: 60 ms that nobody waits for."""
+    import_module("coi.session.begin")
+    import_module("coi.session.attach")
 
 
 def _claim_new(
@@ -126,7 +128,9 @@ def _claim_new(
             continue
         session = _session(engine, request, session_id, saved, slot, lock)
         try:
-            engine.instances.create(_body(engine, request, session))
+            pending = engine.instances.start_create(_body(engine, request, session))
+            _import_meanwhile()
+            pending.result()
         except AlreadyExistsError:
             lock.release()
             continue
@@ -293,116 +297,3 @@ def discard(engine: Engine, session: Session) -> None:
             elif not session.attached:
                 engine.instances.set_state(session.instance, "stop", force=True)
         session.lock.release(remove=session.created)
-
-
-def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
-    """Send in what the tool needs and start it; the caller waits for the result."""
-    from coi.api import Launch
-    from coi.session import inside
-    from coi.session.state import TarState
-    from coi.tools.prepare import find_session_id, prepare
-
-    saved = session.saved
-    state_path = saved.state_path if saved else None
-    state = TarState(state_path) if state_path else None
-    tool_id = find_session_id(session.tool, state, session.id) if state else None
-    options = dict(engine.config.tool.options.get(session.tool.name, {}))
-    launch = Launch(
-        session_id=session.id,
-        resume=saved is not None,
-        tool_session_id=tool_id,
-        saved=state,
-        workspace=INSIDE,
-        home=session.user.home,
-        root=session.user.root,
-        environment=request.environment,
-        options=options,
-        binary=engine.config.tool.binary or session.tool.binary,
-    )
-    prepared = prepare(
-        session.tool,
-        launch,
-        host_home=Path.home(),
-        host_environment=os.environ,
-        saved=state,
-        with_host_files=engine.config.defaults.mount_claude_config,
-    )
-    for notice in prepared.notices:
-        engine.report(notice)
-    environment = {
-        "IS_SANDBOX": "1",
-        **prepared.environment,
-        **request.environment,
-    }
-    files = [(file.path, file.data, file.mode) for file in prepared.files]
-    files += inside.files_for(environment, None if request.debug else prepared.command)
-    packed = inside.pack(files)
-    columns, lines = request.size
-    if request.tmux:
-        command = inside.start_tmux(session.user, tmux_session(session.instance), columns, lines)
-    else:
-        command = inside.unpack(session.user)
-    args = engine.instances.exec_args(session.instance, command, cwd="/")
-    return _spawn_fed(engine, args, state_path, packed)
-
-
-def _spawn_fed(engine: Engine, args: list[str], state: Path | None, packed: bytes) -> Starting:
-    """Run ``args`` with the saved state, then ``packed``, on its standard input."""
-    errors = os.memfd_create("coi-start-err")
-    runner = engine.client.runner
-    if state is None:
-        feed = memory_file(packed)
-        try:
-            return Starting(runner.spawn(args, stdin=feed, stderr=errors), errors)
-        finally:
-            os.close(feed)
-    read_end, write_end = os.pipe()
-    try:
-        process = runner.spawn(args, stdin=read_end, stderr=errors)
-    finally:
-        os.close(read_end)
-    with os.fdopen(write_end, "wb") as pipe, state.open("rb") as saved, suppress(BrokenPipeError):
-        shutil.copyfileobj(saved, pipe, 1 << 20)
-        pipe.write(packed)
-        pipe.flush()
-    return Starting(process, errors)
-
-
-class Starting:
-    """The exec that unpacks a session's files and starts its tool."""
-
-    def __init__(self, process: Process, errors: int) -> None:
-        self._process = process
-        self._errors = errors
-        self.succeeded = False
-
-    def result(self, engine: Engine, session: Session) -> None:
-        """Wait until the tool has been started.
-
-        Raises:
-            CoiError: it could not be.
-        """
-        from coi.session import inside
-
-        try:
-            with self._process:
-                exit_code = self._process.wait(ATTACH_WAIT)
-            text = read_all(self._errors).decode("utf-8", "replace").strip()
-        except TimeoutError as error:
-            raise CoiError(f"{session.instance} does not take the session's files") from error
-        finally:
-            os.close(self._errors)
-        if exit_code == 0:
-            self.succeeded = True
-            return
-        meaning = inside.MEANING.get(exit_code)
-        if meaning:
-            raise CoiError(
-                f"cannot start the session: {meaning}",
-                details=text,
-                hint=f"rebuild the image: coi build --force  (the image is {session.image})",
-            )
-        raise CoiError(
-            "cannot start the session",
-            details=text or f"the command inside ended with exit code {exit_code}",
-        )
