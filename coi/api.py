@@ -169,6 +169,8 @@ class Tool:
             ``state`` is not worth saving: caches, logs, downloads.
         secrets: patterns of files in ``state`` that hold credentials: they are
             never saved, and come afresh from the host at each start.
+        secret_keys: for JSON files in ``state``, top-level keys that hold
+            credentials: the file is saved without them.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -179,6 +181,7 @@ class Tool:
     state: tuple[str, ...] = ()
     state_exclude: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    secret_keys: Mapping[str, tuple[str, ...]] = {}
 
     def install(self, image: ImageContext) -> str:
         """A POSIX shell script, run as root in the image with ``set -eu``.

@@ -1,0 +1,125 @@
+"""``coi tool list`` and ``coi tool info NAME``: the installed tool plugins."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coi.cli.options import Command, Group, context_of
+from coi.errors import CoiError, UsageError
+
+if TYPE_CHECKING:
+    from coi.tools.manager import Registered
+
+app = typer.Typer(cls=Group, add_completion=False)
+
+_Format = Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")]
+
+
+@app.callback(invoke_without_command=True)
+def tool(ctx: typer.Context) -> None:
+    """Show the AI coding tools that are installed."""
+    if ctx.invoked_subcommand is None:
+        raise UsageError("coi tool needs a command", hint="coi tool list, coi tool info NAME")
+
+
+@app.command("list", cls=Command)
+def list_tools(ctx: typer.Context, format_: _Format = "text") -> None:
+    """List the tools, where each comes from, and the plugins that were skipped.
+
+    Example: coi tool list
+    """
+    _check_format(format_)
+    context = context_of(ctx)
+    found = context.manager.tools
+    problems = context.manager.problems
+    if format_ == "json":
+        context.output.data(
+            {
+                "tools": [as_data(registered) for registered in found.values()],
+                "problems": [{"name": p.name, "reason": p.reason} for p in problems],
+            }
+        )
+        return
+    for registered in found.values():
+        context.output.result(as_text(as_data(registered)))
+    for problem in problems:
+        context.output.notice(f"Skipped {problem.name}: {problem.reason}")
+
+
+@app.command(cls=Command)
+def info(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The tool.", show_default=False)],
+    format_: _Format = "text",
+) -> None:
+    """Show one tool: executable, state, credentials, and where it comes from.
+
+    Example: coi tool info claude
+    """
+    _check_format(format_)
+    context = context_of(ctx)
+    context.manager.get(name)  # raises with the names there are
+    data = as_data(context.manager.tools[name])
+    if format_ == "json":
+        context.output.data(data)
+    else:
+        context.output.result(as_text(data))
+
+
+def as_data(registered: Registered) -> dict[str, Any]:
+    """What both commands show of a tool; keys are added, never renamed."""
+    from coi.tools.prepare import host_files
+
+    tool = registered.tool
+    data: dict[str, Any] = {
+        "name": tool.name,
+        "title": tool.title or tool.name,
+        "binary": tool.binary,
+        "origin": registered.origin,
+        "distribution": registered.distribution,
+        "state": list(tool.state),
+        "state_exclude": list(tool.state_exclude),
+        "credentials": list(tool.secrets),
+        "host_files": [],
+    }
+    try:
+        data["host_files"] = [
+            {"source": wanted.source, "target": wanted.target, "credential": wanted.secret}
+            for wanted in host_files(tool, os.environ)
+        ]
+    except CoiError as error:
+        data["error"] = f"{error.brief}: {error.details}"
+    return data
+
+
+def as_text(data: dict[str, Any]) -> str:
+    """A tool's data as indented lines."""
+    files = [
+        _home(wanted["source"]) + (" (credential)" if wanted["credential"] else "")
+        for wanted in data["host_files"]
+    ]
+    rows = [
+        ("Title", data["title"]),
+        ("Binary", data["binary"]),
+        ("From", f"{data['distribution']} ({data['origin']})"),
+        ("State", ", ".join(map(_home, data["state"]))),
+        ("Credentials", ", ".join(map(_home, data["credentials"]))),
+        ("Host files", ", ".join(files)),
+    ]
+    if "error" in data:
+        rows.append(("Error", data["error"]))
+    return "\n".join(
+        [f"{data['name']}:", *(f"  {label + ':':<13}{value or '-'}" for label, value in rows)]
+    )
+
+
+def _home(path: str) -> str:
+    return path if path.startswith("/") else f"~/{path}"
+
+
+def _check_format(value: str) -> None:
+    if value not in ("text", "json"):
+        raise UsageError(f"invalid format {value!r}", hint="--format text or --format json")
