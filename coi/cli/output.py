@@ -7,11 +7,11 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from coi.errors import CoiError
+from coi.errors import CoiError, UsageError
 
 # Escape sequences (ECMA-48: CSI, OSC and the other string controls, two-byte ones).
 _ESCAPES = re.compile(
@@ -55,6 +55,39 @@ class Output:
     def data(self, value: Mapping[str, Any] | list[Any]) -> None:
         """A result as JSON, on stdout."""
         self.result(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=True))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A result in columns: drawn on a terminal, aligned text in a pipe."""
+        cells = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+        if sys.stdout.isatty():
+            from rich import box
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+
+            table = Table(*columns, box=box.SIMPLE_HEAD)
+            for row in cells:
+                table.add_row(*(Text(cell) for cell in row))
+            Console().print(table)
+            return
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        for row in [list(columns), *cells]:
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self.result(line.rstrip())
+
+    def confirm(self, question: str) -> None:
+        """Ask on the terminal; return on yes.
+
+        Raises:
+            UsageError: there is no terminal to ask on.
+            CoiError: the answer is not yes.
+        """
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(f"{question} - no terminal to ask on", hint="--force does not ask")
+        sys.stderr.write(f"{clean(question)} [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise CoiError("not confirmed, nothing done")
 
     def notice(self, text: str) -> None:
         """A line of progress, on stderr; nothing when the terminal is gone."""

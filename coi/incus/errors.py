@@ -87,7 +87,7 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         )
     if "image not provided for instance creation" in low or ("alias" in low and "not found" in low):
         return ImageMissingError(brief, details=message, hint="build the image first: coi build")
-    if code == 409 or "already exists" in low or "already defined" in low:
+    if code == 409 or "already exists" in low or "unique constraint failed" in low:
         return AlreadyExistsError(brief, details=message, code=code)
     if code == 404 or low.endswith("not found"):
         return MissingError(brief, details=message)

@@ -135,6 +135,16 @@ class Store:
             f"no saved session {wanted}", hint="coi list --all shows the saved sessions"
         )
 
+    def delete(self, saved: SavedSession) -> None:
+        """Remove a saved session: its metadata first, so that no half of it is found."""
+        try:
+            (saved.path / METADATA).unlink(missing_ok=True)
+            for state in saved.path.glob("state-*.tar"):
+                state.unlink(missing_ok=True)
+            saved.path.rmdir()
+        except OSError as error:
+            raise CoiError(f"cannot remove session {saved.id}", details=str(error)) from error
+
     @contextmanager
     def writing(self, tool: str, session_id: str) -> Iterator[Pending]:
         """Save a session: write ``.file``, then call ``.commit``.

@@ -1,0 +1,185 @@
+"""What is done to sessions from outside: shut down, kill, persist, clean."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from coi.errors import CoiError, NotFoundError, UsageError
+from coi.incus.errors import MissingError
+from coi.incus.instances import CONFIG_PREFIX, Instance
+from coi.session.finish import Outcome, dismiss, finish_stopped
+from coi.session.model import REMOVING, Engine, belongs_to, from_instance, is_session
+
+_POLL = 0.05  # seconds
+_OTHER = 60.0  # seconds that another coi, attached to the session, has to finish it
+
+
+def select(engine: Engine, names: Sequence[str], *, everything: bool) -> dict[str, Instance | None]:
+    """The instances meant, by name, in one call; None where there is none of coi's.
+
+    Args:
+        everything: all sessions of this user.
+
+    Raises:
+        UsageError: neither names nor ``everything``, or both.
+    """
+    if everything and names:
+        raise UsageError("--all and container names exclude each other")
+    if not everything and not names:
+        raise UsageError("no container names provided - use 'coi list'")
+    rows = {row.name: row for row in engine.instances.all()}
+    if everything:
+        return {n: row for n, row in rows.items() if belongs_to(row, os.getuid())}
+    own = {n: row for n, row in rows.items() if is_coi(row)}
+    return {name: own.get(name) for name in dict.fromkeys(names)}
+
+
+def is_coi(row: Instance) -> bool:
+    """Whether coi made the instance, as a session or by `coi container launch`."""
+    return any(key.startswith(CONFIG_PREFIX) for key in row.config)
+
+
+def found(row: Instance | None, name: str) -> Instance:
+    """The row, or NotFoundError."""
+    if row is None:
+        raise NotFoundError(f"no container of coi named {name}", hint="coi list")
+    return row
+
+
+def kill(engine: Engine, row: Instance) -> None:
+    """Stop at once and delete, saving nothing."""
+    lock = engine.lock(row.name)
+    held = lock.try_acquire()
+    try:
+        with suppress(MissingError):
+            engine.instances.remove(row.name)
+    finally:
+        if held:
+            lock.release(remove=True)
+
+
+def persist(engine: Engine, row: Instance) -> None:
+    """Keep the container when its session ends.
+
+    Raises:
+        CoiError: it is not a session.
+    """
+    if not is_session(row):
+        raise CoiError(f"{row.name} is not a session", hint="coi list")
+    engine.instances.update(row.name, config={f"{CONFIG_PREFIX}persistent": "true"})
+
+
+def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
+    """Stop gracefully, by force after ``timeout`` seconds; save the session; delete.
+
+    A coi that is attached to the session finishes it; otherwise this one does.
+
+    Raises:
+        CoiError: the session could not be saved: the container is kept.
+    """
+    if row.running:
+        try:
+            engine.instances.set_state(row.name, "stop", timeout=timeout)
+        except MissingError:
+            return
+        except CoiError:
+            # systemd may not listen yet, right after boot, or never: force it.
+            with suppress(CoiError):
+                engine.instances.set_state(row.name, "stop", force=True)
+    if not is_session(row):
+        engine.instances.remove(row.name)
+        return
+    lock = engine.lock(row.name)
+    lock.acquire(_OTHER)
+    outcome = None
+    try:
+        now = engine.instances.find(row.name)
+        if now is None or now.coi("state") == REMOVING:
+            outcome = Outcome.GONE
+            return
+        session = from_instance(engine, now, attached=False)
+        if now.running:
+            raise CoiError(f"{row.name} does not stop", hint=f"coi kill {row.name}")
+        outcome = finish_stopped(engine, session, keep=False)
+    finally:
+        lock.release(remove=outcome in (Outcome.GONE, Outcome.REMOVED))
+
+
+def wait_gone(engine: Engine, names: Iterable[str], deadline: float) -> None:
+    """Wait until the daemon has deleted what it was told to delete."""
+    left = set(names)
+    while left and time.monotonic() < deadline:
+        left &= {row.name for row in engine.instances.all()}
+        if left:
+            time.sleep(_POLL)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something to clean.
+
+    Attributes:
+        kind: ``container``, ``lock`` or ``session``.
+        name: of it.
+        why: for people.
+    """
+
+    kind: str
+    name: str
+    why: str
+
+
+def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Leftover]:
+    """What `coi clean` would take away: containers, stale locks, saved sessions."""
+    result: list[Leftover] = []
+    rows = engine.instances.all()
+    mine = [row for row in rows if row.coi("owner") == str(os.getuid())]
+    for row in mine:
+        lock = engine.lock(row.name)
+        if not lock.try_acquire():
+            continue  # somebody attends to it
+        lock.release()
+        if row.coi("state") == REMOVING:
+            result.append(Leftover("container", row.name, "half deleted"))
+        elif row.stopped and (row.coi("persistent") != "true" or everything):
+            result.append(Leftover("container", row.name, "stopped"))
+    names = {row.name for row in rows}
+    for path in sorted((engine.home / "locks").glob("*.lock")):
+        if path.stem not in names:
+            lock = engine.lock(path.stem)
+            if lock.try_acquire():
+                lock.release()
+                result.append(Leftover("lock", path.stem, "its container is gone"))
+    if sessions or everything:
+        result += [
+            Leftover("session", saved.id, f"saved {saved.saved_at}")
+            for saved in engine.store.all()
+            if saved.container not in names
+        ]
+    return result
+
+
+def clean(engine: Engine, item: Leftover) -> None:
+    """Take one thing away; a stopped session is saved first."""
+    if item.kind == "session":
+        engine.store.delete(engine.store.find(item.name))
+        return
+    lock = engine.lock(item.name)
+    if not lock.try_acquire():
+        raise CoiError(f"{item.name} is in use")
+    try:
+        if item.kind == "container":
+            row = engine.instances.find(item.name)
+            if row is not None and is_session(row) and row.stopped:
+                session = from_instance(engine, row, attached=False)
+                finish_stopped(engine, session, keep=False)
+            elif row is not None and row.running:
+                dismiss(engine, row.name)
+            elif row is not None:
+                engine.instances.remove(row.name)
+    finally:
+        lock.release(remove=True)
