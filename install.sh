@@ -63,7 +63,7 @@ fail() { # WHAT [HINT] [EXIT CODE]
 
 # Any other command that fails under set -e ends here (trap ERR), so that no failure is silent.
 unexpected() { # EXIT CODE, COMMAND
-  if [[ $1 -ne $TOLD ]]; then failed_step "$1" "$2"; fi
+  if [[ $1 -ne $TOLD ]]; then tell_failure "$1" "$2"; fi
   if [[ $BASH_SUBSHELL -gt 0 ]]; then exit "$TOLD"; fi
   exit 1
 }
@@ -107,14 +107,20 @@ run() {
 failed_step() { # EXIT CODE, COMMAND...
   local code=$1
   shift
+  tell_failure "$code" "$(quoted "$@")"
+  if [[ $BASH_SUBSHELL -gt 0 ]]; then exit "$TOLD"; fi
+  exit 1
+}
+
+tell_failure() { # EXIT CODE, COMMAND AS TEXT
   {
-    printf 'Error: step "%s" failed (exit %s): %s\n' "$STEP" "$code" "$(quoted "$@")"
-    [[ ! -s $OUTPUT ]] || tail -n 15 "$OUTPUT" | sed 's/^/  | /'
+    printf 'Error: step "%s" failed (exit %s): %s\n' "$STEP" "$1" "$2"
+    # What the log says since the last command began.
+    [[ ! -s $OUTPUT ]] || awk '/^(\+ |---- )/ {n = 0; next} {last[n++] = $0}
+      END {for (i = n > 15 ? n - 15 : 0; i < n; i++) print "  | " last[i]}' "$OUTPUT"
     [[ $OUTPUT == /dev/null ]] || printf 'Log: %s\n' "$OUTPUT"
     printf 'Hint: mend that and run the same command again; the finished steps are skipped.\n'
   } >&2
-  if [[ $BASH_SUBSHELL -gt 0 ]]; then exit "$TOLD"; fi
-  exit 1
 }
 
 put_file() { # PATH, its new content on standard input
@@ -217,11 +223,10 @@ apt_targets() {
 
 # Backports come from the mirror that the host's own sources name, with the key they name.
 add_backports() {
-  local line uri file key
-  if apt_targets | grep -q '^bookworm-backports|main|'; then
-    return 0
-  fi
-  line=$(apt_targets | grep -m1 '^bookworm|main|' || true)
+  local targets line uri file key
+  targets=$(apt_targets || true)
+  ! grep -q '^bookworm-backports|main|' <<<"$targets" || return 0
+  line=$(grep -m1 '^bookworm|main|' <<<"$targets" || true)
   IFS='|' read -r _ _ uri file <<<"$line"
   key=$(sed -nE 's/^[^#]*[Ss]igned-[Bb]y[=:] ?([^] ]+).*/\1/p' "${file%:*}" 2>/dev/null | head -n1 || true)
   [[ $key == /* ]] || key=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -250,7 +255,7 @@ add_zabbly() {
     curl -fsSL --connect-timeout 15 --max-time 60 -o "$key.coi-new" https://pkgs.zabbly.com/key.asc >>"$OUTPUT" 2>&1 ||
       fail "Zabbly's key cannot be fetched from https://pkgs.zabbly.com/key.asc, and Ubuntu 22.04 has no Incus of its own" \
         "Open that address for this host, install Incus another way, or use Ubuntu 24.04; then run this again."
-    gpg --show-keys --with-colons "$key.coi-new" 2>>"$OUTPUT" | grep -q "^fpr:.*:$print:" ||
+    gpg --show-keys --with-colons "$key.coi-new" 2>>"$OUTPUT" | grep "^fpr:.*:$print:" >/dev/null ||
       fail "the key at https://pkgs.zabbly.com/key.asc is not the one that was published (fingerprint $print): not trusted"
     mv "$key.coi-new" "$key"
     chmod 0644 "$key"
@@ -301,7 +306,8 @@ add_line() { # FILE LINE
   printf '+ echo %s >>%s\n' "$2" "$1" >>"$OUTPUT"
 }
 
-# incusd wants at least 10 million ids for root; raw.idmap (hosts without idmapped mounts) wants the user's own.
+# incusd wants at least 10 million ids for root, and reads them when it starts; raw.idmap (hosts without idmapped
+# mounts) wants the user's own, which may come later.
 subids_step() {
   local file uid
   step "sub-ids"
@@ -314,12 +320,11 @@ subids_step() {
     [[ $file == /etc/subuid ]] || uid=$(id -g "$FOR_USER")
     if [[ $uid -ne 0 ]] && { bare || ! grep -qx "root:$uid:1" "$file"; }; then
       add_line "$file" "root:$uid:1"
-      ADDED_SUBIDS=1
     fi
   done
 }
 
-in_group() { ! bare && id -nG "$1" 2>/dev/null | tr ' ' '\n' | grep -qx "$GROUP"; }
+in_group() { ! bare && id -nG "$1" 2>/dev/null | tr ' ' '\n' | grep -x "$GROUP" >/dev/null; }
 
 group_step() {
   step "group $GROUP"
@@ -434,13 +439,13 @@ daemon_step() {
       run systemctl start incus.service
       wait_ready
     elif [[ -n $ADDED_SUBIDS ]]; then
-      # Running containers outlive a restart of the daemon, which reads the sub-ids only when it starts.
+      # Running containers outlive a restart of the daemon.
       run systemctl restart incus.service
       wait_ready
     fi
   else
     if [[ -n $ADDED_SUBIDS ]] && daemon_up; then
-      say "    the sub-ids are read when incusd starts next"
+      say "    incusd has read the sub-ids before they were there: restart it when no session runs"
     fi
     start_lxcfs
     start_incusd
@@ -602,14 +607,14 @@ incus_step() {
 # Things on the host that commonly cut containers off. Nothing is changed: they are the administrator's.
 firewall_notes() {
   [[ -z $DRY && $(id -u) -eq 0 ]] || return 0
-  if command -v ufw >/dev/null 2>&1 && ufw status 2>/dev/null | grep -q '^Status: active'; then
+  if command -v ufw >/dev/null 2>&1 && ufw status 2>/dev/null | grep '^Status: active' >/dev/null; then
     warn "ufw is active and drops the containers' traffic. Allow it: ufw allow in on $BRIDGE && ufw route allow in on $BRIDGE && ufw route allow out on $BRIDGE"
   fi
   if command -v firewall-cmd >/dev/null 2>&1 && firewall-cmd --state >/dev/null 2>&1 &&
-    ! firewall-cmd --zone=trusted --list-interfaces 2>/dev/null | grep -qw "$BRIDGE"; then
+    ! firewall-cmd --zone=trusted --list-interfaces 2>/dev/null | grep -w "$BRIDGE" >/dev/null; then
     warn "firewalld is active and drops the containers' traffic. Allow it: firewall-cmd --zone=trusted --change-interface=$BRIDGE --permanent && firewall-cmd --reload"
   fi
-  if command -v iptables >/dev/null 2>&1 && iptables -S FORWARD 2>/dev/null | grep -q -- '-P FORWARD DROP'; then
+  if command -v iptables >/dev/null 2>&1 && iptables -S FORWARD 2>/dev/null | grep -- '-P FORWARD DROP' >/dev/null; then
     warn "the host's FORWARD chain drops by default (Docker does that), so containers get no network. Allow it: iptables -I DOCKER-USER -i $BRIDGE -j ACCEPT && iptables -I DOCKER-USER -o $BRIDGE -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
   fi
 }
@@ -740,7 +745,7 @@ image_step() {
   fi
   printf '+ %s\n' "$(quoted "${extra[@]}" "$BIN_DIR/coi" build)" >>"$OUTPUT"
   "${extra[@]}" "$BIN_DIR/coi" build </dev/null 9>&- 2>&1 | tee -a "$OUTPUT" | sed 's/^/    /' || code=$?
-  if [[ $code -ne 0 ]] && ! tail -n 5 "$OUTPUT" | grep -q 'already exists'; then
+  if [[ $code -ne 0 ]] && ! tail -n 5 "$OUTPUT" | grep 'already exists' >/dev/null; then
     OUTPUT=$LOG failed_step "$code" coi build
   fi
 }
@@ -791,7 +796,7 @@ the_end() {
   fi
   say "coi is ready. Next:"
   if [[ $FOR_USER != root && $FOR_USER != "${SUDO_USER:-$(id -un)}" ]]; then say "  su - $FOR_USER"; fi
-  if [[ -n $NEW_MEMBER ]]; then say "  newgrp $GROUP        # this shell does not know of the new group yet"; fi
+  if [[ -n $NEW_MEMBER && $FOR_USER == "${SUDO_USER:-$(id -un)}" ]]; then say "  newgrp $GROUP        # this shell does not know of the new group yet"; fi
   [[ -n $IMAGE ]] || say "  coi build"
   say "  cd your-project && coi shell"
   has_systemd || say "After a reboot, start the daemons again with: sudo $PREFIX/install.sh --start"
