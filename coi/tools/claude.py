@@ -96,7 +96,7 @@ HOME="$work" DISABLE_AUTOUPDATER=1 /usr/local/bin/claude --version
         elif not _is_used(launch):
             argv += ["--session-id", launch.session_id]
         if launch.prompt is not None:
-            argv += ["-p", launch.prompt, "--output-format", "json"]
+            argv += ["-p", "--output-format", "json", "--", launch.prompt]
         return argv
 
     def host_files(self, host_environment: Mapping[str, str]) -> Sequence[HostFile]:

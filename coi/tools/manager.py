@@ -203,13 +203,13 @@ class Manager:
         owner = next(rivals, None)
         if name in self._disabled:
             fault = f"tool {name!r} is disabled by {DISABLED_VARIABLE}"
-        elif name in self._tools:
-            owned = self._tools[name].distribution
-            fault = f"a tool named {name!r} is already registered by {owned}"
         elif not builtin and name in BUILTIN:
             fault = f"{name!r} is a built-in tool's name"
         elif owner is not None and point.name != name:
             fault = f"the name {name!r} belongs to the entry point of {owner.distribution}"
+        elif name in self._tools:
+            owned = self._tools[name].distribution
+            fault = f"a tool named {name!r} is already registered by {owned}"
         if fault:
             self._problems.append(Problem(title, fault))
             return

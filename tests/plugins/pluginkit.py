@@ -1,0 +1,79 @@
+"""Throw-away distributions and a saved state in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from textwrap import dedent
+
+from coi.api import StateEntry
+
+ROOT = Path(__file__).parents[2]
+
+PLUGIN = """
+from coi.api import Tool, hookimpl
+
+class It(Tool):
+    name = {name!r}
+    binary = "it"
+    state = (".it",)
+    def install(self, image): return "true"
+    def command(self, launch): return ["it"]
+
+@hookimpl
+def coi_register_tools(register):
+    register(It())
+"""
+
+
+@dataclass
+class Site:
+    """A directory of installed distributions."""
+
+    path: Path
+
+    def install(
+        self,
+        distribution: str,
+        entry_points: Mapping[str, str],
+        modules: Mapping[str, str],
+        version: str = "1.0",
+    ) -> None:
+        """Write modules and a .dist-info with entry points of coi's group."""
+        info = self.path / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n\nAbout it.\n"
+        )
+        lines = [f"{name} = {value}" for name, value in entry_points.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[coi.tools]", *lines, ""]))
+        for name, text in modules.items():
+            (self.path / f"{name}.py").write_text(dedent(text))
+
+    def tool(self, name: str, distribution: str | None = None) -> None:
+        """A sound plugin with one tool; its module has the distribution's name."""
+        distribution = distribution or f"coi-{name}"
+        module = distribution.replace("-", "_")
+        self.install(distribution, {name: module}, {module: PLUGIN.format(name=name)})
+
+
+@dataclass
+class MemoryState:
+    """A saved state: path to (content, mtime)."""
+
+    files: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+
+    def entries(self) -> list[StateEntry]:
+        return [
+            StateEntry(PurePosixPath(path), len(data), mtime)
+            for path, (data, mtime) in self.files.items()
+        ]
+
+    def read(self, path: PurePosixPath | str, limit: int = 1 << 20) -> bytes:
+        return self.files[str(path)][0][:limit]
+
+
+def saved(files: Mapping[str, bytes | tuple[bytes, float]]) -> MemoryState:
+    """A state of ``{path: content or (content, mtime)}``."""
+    return MemoryState({path: v if isinstance(v, tuple) else (v, 1.0) for path, v in files.items()})
