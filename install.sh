@@ -508,11 +508,12 @@ make_pool() {
   free=$(free_gib)
   size=$(pool_gib)
   [[ $free -ge 6 ]] || fail "only $free GiB are free below $INCUS_DIR: the image alone needs 6" "Make room and run this again."
-  [[ $size -ge 30 ]] || warn "the storage pool gets only $size GiB ($free GiB are free); 30 GiB are advised: building images can fill it"
   if [[ $(stat -f -c %T "$INCUS_DIR" 2>/dev/null) == btrfs ]]; then
+    # A file on btrfs would be copied on each write: a subvolume is better, and has no size of its own.
     run incus storage create default btrfs "source=$INCUS_DIR/storage-pools/default"
     return 0
   fi
+  [[ $size -ge 30 ]] || warn "the storage pool gets only $size GiB ($free GiB are free); 30 GiB are advised: building images can fill it"
   if btrfs_usable; then
     say "    btrfs on a sparse file of $size GiB"
     if [[ -n $DRY ]] || incus storage create default btrfs "size=${size}GiB" >>"$OUTPUT" 2>&1; then
@@ -733,21 +734,22 @@ keep_script() {
 }
 
 image_step() {
-  local uid code=0 extra=()
+  local uid code=0 command=()
   [[ -n $IMAGE ]] || return 0
   step "image"
+  # The user inside gets the id of whoever was first to be set up, so that ownership needs no correction later.
   uid=$(id -u "$FOR_USER")
-  # The user inside gets the id of whoever will use it, so that ownership needs no correction later.
-  [[ $uid -eq 0 ]] || extra=(env "COI_INCUS_CODE_UID=$uid")
+  if ! bare && [[ -s $PREFIX/image-uid ]]; then uid=$(cat "$PREFIX/image-uid"); fi
+  [[ $uid -eq 0 ]] || command=(env "COI_INCUS_CODE_UID=$uid")
+  command+=("$BIN_DIR/coi" build --if-changed)
   if [[ -n $DRY ]]; then
-    run "${extra[@]}" "$BIN_DIR/coi" build
+    run "${command[@]}"
     return 0
   fi
-  printf '+ %s\n' "$(quoted "${extra[@]}" "$BIN_DIR/coi" build)" >>"$OUTPUT"
-  "${extra[@]}" "$BIN_DIR/coi" build </dev/null 9>&- 2>&1 | tee -a "$OUTPUT" | sed 's/^/    /' || code=$?
-  if [[ $code -ne 0 ]] && ! tail -n 5 "$OUTPUT" | grep 'already exists' >/dev/null; then
-    OUTPUT=$LOG failed_step "$code" coi build
-  fi
+  printf '+ %s\n' "$(quoted "${command[@]}")" >>"$OUTPUT"
+  "${command[@]}" </dev/null 9>&- 2>&1 | tee -a "$OUTPUT" | sed -u 's/^/    /' || code=$?
+  [[ $code -eq 0 ]] || failed_step "$code" "${command[@]}"
+  printf '%s\n' "$uid" >"$PREFIX/image-uid"
 }
 
 # ---- asking, becoming root, the end -----------------------------------------------------------------------
@@ -844,7 +846,7 @@ main() {
   fi
   if [[ -n $START ]]; then
     daemon_step
-    say "lxcfs and incusd run."
+    [[ -n $DRY ]] || say "Incus runs."
     return 0
   fi
   if [[ -z $YES && -z $DRY ]]; then
