@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,10 +155,11 @@ class Instances:
 
     def remove(self, name: str) -> None:
         """Stop at once if it runs and delete; nothing to do when it is gone."""
-        self.client.run(
-            self.client.command("delete", "--force", self.client.name(name)),
-            action=f"delete {name}",
-        )
+        with suppress(MissingError):
+            self.client.run(
+                self.client.command("delete", "--force", self.client.name(name)),
+                action=f"delete {name}",
+            )
 
     def exec_args(
         self,
