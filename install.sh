@@ -459,8 +459,8 @@ daemon_step() {
 # is null (as it is for no pools at all).
 json() {
   local answer
-  bare || daemon_up || [[ -z $DRY ]] || warn "the daemon does not answer, so Incus is taken to have nothing yet"
-  ! bare && { [[ -z $DRY ]] || daemon_up; } || return 0
+  # A dry run before the daemon runs, or by somebody whom it does not answer, takes it to have nothing.
+  [[ -z $DRY ]] || daemon_up || return 0
   answer=$(timeout 30 incus query --raw "$1" 2>>"$OUTPUT") || failed_step $? incus query --raw "$1"
   "${PYTHON:-python3}" -I -c 'import json, sys; it = json.loads(sys.argv[1])["metadata"] or []; print(eval(sys.argv[2]))' \
     "$answer" "$2" 2>>"$OUTPUT" || failed_step $? incus query --raw "$1"
@@ -499,7 +499,7 @@ btrfs_usable() {
     grep -qw btrfs /proc/filesystems || return 1
   fi
   [[ -e /dev/loop-control ]] || { [[ -z $DRY ]] && modprobe loop >>"$OUTPUT" 2>&1; } || return 1
-  bare || have mkfs.btrfs || return 1
+  [[ -n $DRY ]] || have mkfs.btrfs || return 1
   [[ $(id -u) -ne 0 ]] || losetup -f >/dev/null 2>&1
 }
 
@@ -584,6 +584,9 @@ choose_subnet() {
 incus_step() {
   local devices pool network address
   step "storage pool, bridge and default profile"
+  if [[ -n $DRY ]] && ! bare && find_incusd >/dev/null && ! daemon_up; then
+    warn "the daemon does not answer $(id -un), so Incus is taken to have nothing yet"
+  fi
   devices=$(json /1.0/profiles/default "[d.get('type') + ':' + d.get('path', '') for d in it['devices'].values()]")
   if [[ $devices != *"'disk:/'"* ]]; then
     pool=$(json '/1.0/storage-pools?recursion=1' "next((p['name'] for d in ('zfs', 'btrfs', 'lvm', '') for p in it if d in ('', p['driver'])), '')")
@@ -686,7 +689,7 @@ find_source() {
 
 source_hash() {
   {
-    "$PYTHON" -I -c 'import sys; print(sys.version, sys.executable)'
+    "$PYTHON" -I -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true
     cd "$SOURCE" && find coi pyproject.toml README.md LICENSE -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
   } | sha256sum | cut -d' ' -f1
 }
