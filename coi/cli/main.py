@@ -31,6 +31,8 @@ Root.commands_table = {
     "trust": ("coi.cli.trust", "app"),
     "config": ("coi.cli.config", "app"),
     "version": ("coi.cli.version", "app"),
+    "completion": ("coi.cli.completion", "app"),
+    "help": ("coi.cli.completion", "help_app"),
 }
 
 app = typer.Typer(
@@ -52,6 +54,10 @@ def root() -> None:
 def run(argv: list[str]) -> int:
     """Run one command line; its exit code."""
     context = Context()
+    if "_COI_COMPLETE" in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
     command = typer.main.get_command(app)
     command.params = [*command.params, *global_parameters()]
     try:

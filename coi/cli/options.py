@@ -8,7 +8,7 @@ carries the same options, and what is given on either side lands in one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from coi import PROJECT_URL, __version__
 from coi.cli.context import Context
+from coi.errors import UsageError
 
 _OPTIONAL_VALUE = frozenset({"--resume", "--continue"})
 
@@ -32,55 +33,54 @@ def version_text() -> str:
     return f"code-on-incus (coi) v{__version__}\n{PROJECT_URL}"
 
 
+_option = partial(typer.Option, rich_help_panel="Global options")
+
+
 def _declared(
     workspace: Annotated[
-        str | None, typer.Option("-w", "--workspace", metavar="PATH", help="Workspace directory.")
+        str | None, _option("-w", "--workspace", metavar="PATH", help="Workspace directory.")
     ] = None,
     slot: Annotated[
         int | None,
-        typer.Option("--slot", metavar="N", min=0, help="Slot; 0 takes the first free one."),
+        _option("--slot", metavar="N", min=0, help="Slot; 0 takes the first free one."),
     ] = None,
     persistent: Annotated[
         bool | None,
-        typer.Option("--persistent/--no-persistent", help="Keep the container between sessions."),
+        _option("--persistent/--no-persistent", help="Keep the container between sessions."),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="[=ID]", help="Go on with a session; the latest alone."),
+        _option("--resume", metavar="[=ID]", help="Go on with a session; the latest alone."),
     ] = None,
     continue_: Annotated[
-        str | None, typer.Option("--continue", metavar="[=ID]", help="The same as --resume.")
+        str | None, _option("--continue", metavar="[=ID]", help="The same as --resume.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option("--profile", metavar="NAME", help="Profile of the configuration.")
+        str | None, _option("--profile", metavar="NAME", help="Profile of the configuration.")
     ] = None,
     image: Annotated[
-        str | None, typer.Option("--image", metavar="NAME", help="Image of the container.")
+        str | None, _option("--image", metavar="NAME", help="Image of the container.")
     ] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option("-e", "--env", metavar="KEY=VALUE", help="Variable inside; repeatable."),
+        _option("-e", "--env", metavar="KEY=VALUE", help="Variable inside; repeatable."),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="PATH", help="Mounted at /storage.")
+        str | None, _option("--storage", metavar="PATH", help="Mounted at /storage.")
     ] = None,
     mount: Annotated[
         list[str] | None,
-        typer.Option("--mount", metavar="HOST:CONTAINER[:ro]", help="Mount; repeatable."),
+        _option("--mount", metavar="HOST:CONTAINER[:ro]", help="Mount; repeatable."),
     ] = None,
     network: Annotated[
-        str | None, typer.Option("--network", metavar="MODE", help="restricted, allowlist or open.")
+        str | None, _option("--network", metavar="MODE", help="restricted, allowlist or open.")
     ] = None,
-    tool: Annotated[
-        str | None, typer.Option("--tool", metavar="NAME", help="AI coding tool.")
-    ] = None,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show each incus command.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notices.")] = False,
+    tool: Annotated[str | None, _option("--tool", metavar="NAME", help="AI coding tool.")] = None,
+    verbose: Annotated[bool, _option("-v", "--verbose", help="Show each incus command.")] = False,
+    quiet: Annotated[bool, _option("-q", "--quiet", help="No notices.")] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+        _option("--version", is_eager=True, callback=_show_version, help="Show the version."),
     ] = False,
 ) -> None:
     """Only declares."""
@@ -175,9 +175,23 @@ class Root(TyperGroup):
         if entry is None:
             return None
         module, attribute = entry
-        command = typer.main.get_command(getattr(import_module(module), attribute))
+        app = getattr(import_module(module), attribute)
+        app._add_completion = False  # `coi completion` prints the scripts
+        command = typer.main.get_command(app)
         command.name = cmd_name
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0]
+        if word not in self.commands_table and not word.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(word, self.commands_table, n=1, cutoff=0.5)
+            raise UsageError(
+                f"there is no command {word!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                hint=f"coi {near[0]} --help" if near else "coi --help lists the commands",
+            )
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = [p for p in self.params if hasattr(p, "is_flag")]
