@@ -26,7 +26,9 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
     state_path = saved.state_path if saved else None
     state = TarState(state_path) if state_path else None
     tool_id = find_session_id(session.tool, state, session.id) if state else None
-    options = dict(engine.config.tool.options.get(session.tool.name, {}))
+    chosen = engine.config.tool
+    binary = chosen.binary if chosen.name == session.tool.name else ""
+    options = dict(chosen.options.get(session.tool.name, {}))
     launch = Launch(
         session_id=session.id,
         resume=saved is not None,
@@ -37,7 +39,7 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
         root=session.user.root,
         environment=request.environment,
         options=options,
-        binary=engine.config.tool.binary or session.tool.binary,
+        binary=binary or session.tool.binary,
     )
     prepared = prepare(
         session.tool,
