@@ -171,7 +171,8 @@ class Runner:
 
         Raises:
             UnavailableError: the executable is not on PATH.
-            CoiError: the kernel refused to start it.
+            CoiError: the kernel refused to start it, or an argument holds a NUL
+                or is not UTF-8.
         """
         if self._path is None:
             self._path = which(self._name)
@@ -182,16 +183,20 @@ class Runner:
         argv = (self._path, *args)
         if any("\0" in arg for arg in argv):
             raise CoiError("an argument contains a NUL byte", details=repr(args))
+        try:
+            "".join(argv).encode()
+        except UnicodeEncodeError as error:
+            raise CoiError("an argument is not UTF-8", details=ascii(args)) from error
         self.calls.append((self._name, *args))
         if self._trace:
             self._trace((self._name, *args))
         command = argv
         if (terminal or die_with_parent) and (wrapper := which("setpriv")):
             command = (wrapper, "--pdeathsig", "TERM", "--", *argv)
+        import sh  # 50 ms: only where something is run
+
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            import sh  # 50 ms: only where something is run
-
             # _bg=1 rather than True: True makes sh ignore SIGHUP in the child.
             start: Any = sh.Command(command[0])
             running = start(
@@ -207,9 +212,11 @@ class Runner:
                 _truncate_exc=False,
                 _encoding="utf-8",
                 _new_group=not terminal,
+                _preexec_fn=_unmask,
             )
-        except (OSError, RuntimeError) as error:
-            raise CoiError(f"cannot start {self._name}", details=str(error)) from error
+        except (OSError, RuntimeError, sh.ForkException) as error:
+            reason = str(error).strip().rpartition("\n")[2]  # of a traceback in the child
+            raise CoiError(f"cannot start {self._name}", details=reason.strip()) from error
         finally:
             os.close(null)
         return Process(argv, running)
@@ -255,6 +262,11 @@ class Runner:
                 return process.wait()
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def _unmask() -> None:
+    """In the child: signals that :func:`shielded` puts off are not put off there."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @contextmanager
