@@ -118,9 +118,11 @@ class Client:
             return reply
         # With --wait the client prints the operation, without the envelope.
         if reply.get("error_code"):
-            raise classify(str(reply.get("error", "")), code=reply["error_code"], action=action)
+            code = _number(reply["error_code"])
+            raise classify(str(reply.get("error", "")), code=code, action=action)
         if reply.get("err"):
-            raise classify(str(reply["err"]), code=int(reply.get("status_code", 0)), action=action)
+            code = _number(reply.get("status_code"))
+            raise classify(str(reply["err"]), code=code, action=action)
         return reply.get("metadata")
 
     # -- The client's own commands -------------------------------------------
@@ -162,6 +164,10 @@ class Client:
                 details=str(error),
                 hint="look at the daemon: incus info; incus operation list",
             ) from error
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def segment(name: str) -> str:
