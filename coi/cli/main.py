@@ -72,7 +72,7 @@ def run(argv: list[str]) -> int:
         return stop.exit_code
     except _ParserUsageError as error:
         where = getattr(getattr(error, "ctx", None), "command_path", "coi")
-        text = str(getattr(error, "message", error))
+        text = _message(error)
         context.output.error(UsageError(text.rstrip("."), hint=f"{where} --help"))
         return UsageError.exit_code
     except _ParserError as error:
@@ -89,6 +89,11 @@ def run(argv: list[str]) -> int:
             )
         )
         return 1
+
+
+def _message(error: Exception) -> str:
+    formatted = getattr(error, "format_message", None)
+    return str(formatted() if formatted else error)
 
 
 def _terminated(signum: int, _frame: FrameType | None) -> None:

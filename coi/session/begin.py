@@ -46,7 +46,7 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
         launch,
         host_home=Path.home(),
         host_environment=os.environ,
-        saved=state,
+        saved=state or _earlier_state(engine, session),
         with_host_files=engine.config.defaults.mount_claude_config,
     )
     for notice in prepared.notices:
@@ -66,6 +66,16 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
         command = inside.unpack(session.user)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
     return _spawn_fed(engine, args, state_path, packed)
+
+
+def _earlier_state(engine: Engine, session: Session) -> TarState | None:
+    """What a restarted container holds, as it was saved last: its settings are
+    merged into, not replaced."""
+    if session.created:
+        return None
+    earlier = engine.store.of_container(session.instance, session.tool.name)
+    path = earlier.state_path if earlier else None
+    return TarState(path) if path else None
 
 
 def _spawn_fed(engine: Engine, args: list[str], state: Path | None, packed: bytes) -> Starting:

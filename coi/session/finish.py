@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timezone
 from enum import Enum
+from functools import partial
 from typing import IO
 
 from coi import __version__
@@ -22,6 +23,7 @@ from coi.incus.process import read_all, shielded
 from coi.session import inside
 from coi.session.model import (
     REMOVING,
+    SAVED,
     Engine,
     Session,
     from_instance,
@@ -36,6 +38,7 @@ from coi.session.state import (
     filter_stream,
 )
 from coi.session.store import SavedSession
+from coi.tools.prepare import without_secret_keys
 
 STOP_DEADLINE = 120.0  # seconds that a power-off inside may take; systemd's own limit is 90
 EXEC_DEADLINE = 10.0  # seconds in which an instance that takes no exec must show why
@@ -117,6 +120,7 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
     engine.report("Session data saved")
     if keep:
         instances.set_state(session.instance, "stop", force=True)
+        instances.update(session.instance, config={"user.coi.state": SAVED})
         engine.report("Container stopped and kept")
         return Outcome.KEPT
     dismiss(engine, session.instance)
@@ -216,6 +220,10 @@ def _read_state(engine: Engine, session: Session, target: IO[bytes], *, final: b
                         target,
                         roots=tool.state,
                         exclude=(*tool.state_exclude, *tool.secrets),
+                        rewrite={
+                            path: partial(without_secret_keys, tool, path)
+                            for path in tool.secret_keys
+                        },
                     )
                 except StateError as error:
                     problem = error
@@ -260,13 +268,14 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
                 engine.instances.remove(row.name)
                 gone.add(row.name)
             continue
-        if not is_session(row) or row.coi("persistent") == "true" or not lock.try_acquire():
+        if not is_session(row) or row.coi("state") == SAVED or not lock.try_acquire():
             continue
         removed = False
         try:
             engine.report(f"Recovering session {row.coi('session-id')} of {row.name}")
             session = from_instance(engine, row, attached=False)
-            removed = finish_stopped(engine, session, keep=False) is Outcome.REMOVED
+            keep = row.coi("persistent") == "true"
+            removed = finish_stopped(engine, session, keep=keep) is Outcome.REMOVED
         except MissingError:
             removed = True  # somebody else was faster
         except CoiError as error:

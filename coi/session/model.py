@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from coi.session.store import SavedSession, Store
     from coi.workspace.directory import Workspace
 
+SAVED = "saved"  # value of user.coi.state of a persistent instance that is stopped and saved
 REMOVING = "removing"  # value of user.coi.state once the daemon was told to delete it
 
 

@@ -8,8 +8,9 @@ modes and within limits; links, devices, FIFOs and everything else do not.
 
 from __future__ import annotations
 
+import io
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ MAX_FILE = 1 << 30  # bytes of one file; `find -size` inside leaves larger ones 
 MAX_TOTAL = 4 << 30  # bytes of all files
 MAX_ENTRIES = 200_000
 _MAX_HEADER = 1 << 20  # bytes of a long name or pax header
+_MAX_REWRITTEN = 16 << 20  # bytes of a file that secrets are taken out of
 _MAX_PATH = 4096
 EXCLUDED = "excluded"  # the reason of what the tool itself does not want saved
 _EXTENDED = (
@@ -31,6 +33,9 @@ _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+
+
+Rewrite = Callable[[bytes], "bytes | None"]
 
 
 class StateError(CoiError):
@@ -76,6 +81,7 @@ def filter_stream(
     *,
     roots: Sequence[str],
     exclude: Sequence[str] = (),
+    rewrite: Mapping[str, Rewrite] | None = None,
     limits: Limits | None = None,
 ) -> Summary:
     """Copy an untrusted tar stream, leaving out what has no business in it.
@@ -85,6 +91,8 @@ def filter_stream(
         target: receives a pax tar; its owner is 0:0 throughout.
         roots: the tool's state paths relative to the home.
         exclude: ``fnmatch`` patterns, relative to the home.
+        rewrite: for some paths, what of the file's content is kept; None leaves
+            the file out.
         limits: of size and number.
 
     Raises:
@@ -117,23 +125,36 @@ def filter_stream(
                     continue
                 seen.add(name)
                 info = tarfile.TarInfo(name)
-                info.mtime = max(0, int(member.mtime))
+                info.mtime = max(0.0, float(member.mtime))
                 if member.isdir():
                     info.type, info.mode = tarfile.DIRTYPE, 0o700
                     writer.addfile(info)
                     continue
+                content: IO[bytes] | None = reader.extractfile(member)
                 info.size = member.size
+                if rewrite and name in rewrite:
+                    data = _rewritten(content, member.size, rewrite[name])
+                    if data is None:
+                        summary.skipped.append((name, "its secrets cannot be taken out"))
+                        continue
+                    info.size, content = len(data), io.BytesIO(data)
                 info.mode = 0o700 if member.mode & 0o100 else 0o600
                 summary.files += 1
                 summary.size += info.size
                 if summary.size > limits.total:
                     raise StateLimitError(f"the state is larger than {limits.total} bytes")
-                writer.addfile(info, reader.extractfile(member))
+                writer.addfile(info, content)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not the stream's: ENOSPC and friends
         raise StateError("the state stream is damaged", details=str(error)) from error
     return summary
+
+
+def _rewritten(content: IO[bytes] | None, size: int, rewrite: Rewrite) -> bytes | None:
+    if content is None or size > _MAX_REWRITTEN:
+        return None
+    return rewrite(content.read())
 
 
 def _accept(

@@ -120,6 +120,11 @@ class Store:
         own = (s for s in self.all(tool=tool) if s.workspace == str(workspace))
         return max(own, key=lambda s: s.saved_at, default=None)
 
+    def of_container(self, container: str, tool: str) -> SavedSession | None:
+        """The session that was saved last from a container."""
+        own = (s for s in self.all(tool=tool) if s.container == container)
+        return max(own, key=lambda s: s.saved_at, default=None)
+
     def find(self, session_id: str) -> SavedSession:
         """A session by its id, of any workspace and tool.
 
