@@ -126,7 +126,7 @@ tell_failure() { # EXIT CODE, COMMAND AS TEXT
 put_file() { # PATH, its new content on standard input
   if [[ -n $DRY ]]; then
     say "+ write $1:"
-    sed 's/^/    /'
+    sed '11,$d; s/^/    /'
   else
     mkdir -p "$(dirname "$1")"
     cat >"$1.coi-new"
@@ -728,12 +728,9 @@ own_text() {
 
 keep_script() {
   local copy=$PREFIX/install.sh
-  if bare || [[ -n $DRY ]]; then
-    say "+ write $copy (this script, for --start)"
-  elif [[ ! -r $copy || $(cat "$copy") != "$(own_text)" ]]; then
-    own_text >"$copy"
-    chmod 0755 "$copy"
-  fi
+  ! { ! bare && [[ -r $copy && $(cat "$copy") == "$(own_text)" ]]; } || return 0
+  own_text | put_file "$copy"
+  run chmod 0755 "$copy"
 }
 
 image_step() {
