@@ -16,24 +16,14 @@ from typing import TYPE_CHECKING, Any
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
 from coi.incus.process import shielded
+from coi.session.body import instance_body, with_workspace
 from coi.session.model import Session, belongs_to, from_instance, identity, number
 from coi.session.naming import instance_name, new_session_id
-from coi.workspace.directory import INSIDE
-from coi.workspace.ownership import idmap
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
     from coi.session.model import Engine, StartRequest
     from coi.session.store import SavedSession
-
-# What Docker inside needs (Incus, "Instance options", security.*), and no restart
-# with the host: a session without its tool would only look like one.
-BASE_CONFIG = {
-    "security.nesting": "true",
-    "security.syscalls.intercept.mknod": "true",
-    "security.syscalls.intercept.setxattr": "true",
-    "boot.autostart": "false",
-}
 
 
 def claim(engine: Engine, request: StartRequest) -> Session:
@@ -269,21 +259,11 @@ def _session(
 
 
 def _body(engine: Engine, request: StartRequest, session: Session) -> dict[str, Any]:
-    """``POST /1.0/instances`` for a session; it holds no secret: argv is public."""
-    workspace = {"type": "disk", "source": str(request.workspace.source), "path": INSIDE}
-    config = {**BASE_CONFIG, **identity(session)}
-    if request.shift:
-        workspace["shift"] = "true"
-    else:
-        config["raw.idmap"] = idmap(request.user)
-    return {
-        "name": session.instance,
-        "type": "container",
-        "start": True,
-        "source": {"type": "image", "alias": request.image},
-        "config": config,
-        "devices": {**request.devices, "workspace": workspace},
-    }
+    """``POST /1.0/instances`` for a session."""
+    body = instance_body(
+        session.instance, request.image, identity(session), devices=request.devices
+    )
+    return with_workspace(body, request.workspace, request.user, shift=request.shift)
 
 
 def discard(engine: Engine, session: Session) -> None:
