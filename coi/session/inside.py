@@ -14,7 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import SessionUser
 
-DIRECTORY = ".coi"  # in the home inside: environment, launcher, tmux configuration
+# In the home inside: environment, launcher, tmux configuration and socket. The socket is
+# not in /tmp because systemd-tmpfiles empties that a moment after tmux has started.
+DIRECTORY = ".coi"
 
 # Exit codes of the scripts below; anything else is the command's or the client's own.
 NO_USER = 91
@@ -65,6 +67,7 @@ _START_TMUX = (
     + r"""
 umask 022
 command -v tmux >/dev/null || exit 95
+export TMUX_TMPDIR="$HOME/.coi"
 tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
   bash "$HOME/.coi/launch" </dev/null || exit 95
 """
@@ -72,6 +75,7 @@ tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
 
 # Waits for the session that another exec is starting, then becomes its client.
 _ATTACH = r"""
+export TMUX_TMPDIR="$HOME/.coi"
 i=0
 until tmux has-session -t "=$1" 2>/dev/null; do
   i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
@@ -137,6 +141,7 @@ def save(user: SessionUser, roots: Sequence[str], *, max_file: int) -> list[str]
 def environment_file(variables: Mapping[str, str]) -> bytes:
     """``.coi/env``: a file for bash and sh to source."""
     head = "set -a\n[ -r /etc/coi/environment ] && . /etc/coi/environment\nset +a\n"
+    head += 'export TMUX_TMPDIR="$HOME/.coi"\n'
     lines = [f"export {key}={shlex.quote(value)}\n" for key, value in variables.items()]
     return (head + "".join(lines)).encode("utf-8", "surrogateescape")
 

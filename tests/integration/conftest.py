@@ -1,0 +1,142 @@
+"""Fixtures of the integration tests: who runs coi, the image, and the check for leaks."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness import COI, Host, User, incus, query
+
+TOOLS = ("claude", "dummy")
+TEST_IMAGE = "coi-test"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below this directory needs the daemon."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remember how a test went, for the fixtures that tidy up after it."""
+    report = yield
+    setattr(item, f"report_{report.when}", report)
+    return report
+
+
+@pytest.fixture(scope="session")
+def user() -> User:
+    """Who runs coi: this user, or for root the one that COI_TEST_USER names."""
+    if os.getuid() != 0:
+        return User.named(pwd.getpwuid(os.getuid()).pw_name)
+    name = os.environ.get("COI_TEST_USER")
+    if not name:
+        pytest.skip(
+            "root needs COI_TEST_USER, the name of a user in incus-admin (tests/run sets it)"
+        )
+    return User.named(name)
+
+
+@pytest.fixture(scope="session")
+def daemon() -> None:
+    """Incus answers; the tests below cannot be skipped where it should."""
+    done = incus("query", "/1.0", timeout=20)
+    assert done.code == 0, f"the Incus daemon does not answer: {done.err}"
+    assert COI.is_file(), f"coi is not installed beside {sys.executable}"
+
+
+def _properties(alias: str) -> dict[str, str] | None:
+    target = query(f"/1.0/images/aliases/{alias}")
+    return None if target is None else query(f"/1.0/images/{target['target']}")["properties"]
+
+
+@pytest.fixture(scope="session")
+def image(daemon: None, user: User) -> str:
+    """An image with the tools that the tests use.
+
+    COI_TEST_IMAGE names one; else the image `coi` when it has them; else one
+    that `coi build` makes here, and reuses while nothing of its recipe changes.
+    """
+    if named := os.environ.get("COI_TEST_IMAGE"):
+        return named
+    properties = _properties("coi")
+    if properties and set(TOOLS) <= set(properties.get("coi.tools", "").split(",")):
+        return "coi"
+    host = Host.make(user, TEST_IMAGE)
+    try:
+        built = host.coi("build", "--image", TEST_IMAGE, "--tools", ",".join(TOOLS), timeout=1500)
+        assert built.code == 0 or "already exists" in built.err, built.err
+    finally:
+        host.close()
+    return TEST_IMAGE
+
+
+@pytest.fixture
+def make_host(
+    request: pytest.FixtureRequest, image: str, user: User
+) -> Iterator[Callable[..., Host]]:
+    """Makes the worlds of a test, and sees at its end that nothing is left of them."""
+    hosts: list[Host] = []
+
+    def make(who: User | None = None, **changes: str) -> Host:
+        host = Host.make(who or user, changes.get("image", image))
+        hosts.append(host)
+        return host
+
+    yield make
+    failed = getattr(getattr(request.node, "report_call", None), "failed", False)
+    problems = [] if failed else [problem for host in hosts for problem in host.leaks()]
+    for host in hosts:
+        host.close()
+    assert not problems, "the test left: " + "; ".join(problems)
+
+
+@pytest.fixture
+def host(make_host: Callable[..., Host]) -> Host:
+    """The world of a test, with the dummy tool."""
+    return make_host()
+
+
+@pytest.fixture
+def as_root() -> None:
+    """For what only root can set up."""
+    if os.getuid() != 0:
+        pytest.skip("only root can set this up")
+
+
+@pytest.fixture(scope="session")
+def gateway(daemon: None) -> str:
+    """The host's address on the bridge, where containers reach it."""
+    network = query("/1.0/networks/incusbr0")
+    if network is None:
+        pytest.skip("there is no bridge incusbr0")
+    return str(network["config"]["ipv4.address"].split("/")[0])
+
+
+@pytest.fixture
+def lent_ids(as_root: None) -> Iterator[Callable[[int], None]]:
+    """Let Incus map ids through for the length of a test (/etc/subuid, /etc/subgid)."""
+    files = {path: path.read_text() for path in (Path("/etc/subuid"), Path("/etc/subgid"))}
+    added: list[tuple[Path, str]] = []
+
+    def lend(number: int) -> None:
+        for path, text in files.items():
+            line = f"root:{number}:1\n"
+            if line not in text:
+                with path.open("a") as file:
+                    file.write(line)
+                added.append((path, line))
+
+    yield lend
+    for path, line in added:
+        path.write_text(path.read_text().replace(line, "", 1))

@@ -1,0 +1,415 @@
+"""What the integration tests are made of: a user, a host of their own, a screen.
+
+A :class:`Host` is one test's little world: a home, coi's directory, workspaces
+and an instance prefix that no other test has. Commands run as an ordinary user
+of the machine also when the tests run as root, and are the installed console
+script, not an import. A :class:`Screen` is a real pseudo-terminal whose output
+a terminal emulator draws, so tests read what a person would see.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+COI = Path(sys.executable).parent / "coi"
+BASE = Path("/var/tmp/coi-tests")  # not below a home: other users must get there
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEADLINE = 60.0  # seconds for anything that a test waits for
+_POLL = 0.02  # seconds between two looks
+
+T = TypeVar("T")
+
+
+def wait_for(
+    look: Callable[[], T], *, timeout: float = DEADLINE, what: str | Callable[[], str] = ""
+) -> T:
+    """Call ``look`` until it returns something true; return that.
+
+    Raises:
+        AssertionError: it did not within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            text = what() if callable(what) else what
+            raise AssertionError(f"not within {timeout:.0f} s: {text or look}")
+        time.sleep(_POLL)
+
+
+@dataclass(frozen=True)
+class User:
+    """Who runs coi in a test."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    @classmethod
+    def named(cls, name: str) -> User:
+        """A user of the password database, with all their groups."""
+        entry = pwd.getpwnam(name)
+        groups = tuple(os.getgrouplist(name, entry.pw_gid))
+        return cls(name, entry.pw_uid, entry.pw_gid, groups)
+
+    def become(self) -> None:
+        """In a child between fork and exec: be this user."""
+        if os.getuid() == 0 and self.uid != 0:
+            os.setgroups(self.groups)
+            os.setgid(self.gid)
+            os.setuid(self.uid)
+        os.umask(0o022)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished command."""
+
+    args: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+    def ok(self) -> Result:
+        """Itself; AssertionError when it failed."""
+        assert self.code == 0, f"{self.args} ended with {self.code}\n{self.out}\n{self.err}"
+        return self
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def incus_calls(self) -> list[str]:
+        """The commands that ``-v`` showed."""
+        return [line[2:] for line in self.err.splitlines() if line.startswith("+ incus ")]
+
+
+def incus(*args: str, stdin: bytes | None = None, timeout: float = DEADLINE) -> Result:
+    """The client as the tests' own user, for looking at what coi did."""
+    done = subprocess.run(
+        ["incus", *args],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    out, err = (data.decode("utf-8", "replace") for data in (done.stdout, done.stderr))
+    return Result(("incus", *args), done.returncode, out, err)
+
+
+def query(path: str, *args: str) -> Any:
+    """``metadata`` of a REST call, None when there is no such thing."""
+    done = incus("query", "--raw", *args, path).ok()
+    reply = json.loads(done.out)
+    return None if reply.get("error_code") else reply["metadata"]
+
+
+@dataclass
+class Host:
+    """One test's world.
+
+    Attributes:
+        root: everything of the test on disk is below it.
+        prefix: of its instances, images and whatever else it makes in Incus.
+        environ: of the processes it starts, whole.
+    """
+
+    user: User
+    image: str
+    root: Path
+    prefix: str
+    environ: dict[str, str]
+    screens: list[Any] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, user: User, image: str) -> Host:
+        """A world with an empty workspace, a home and a configuration."""
+        token = secrets.token_hex(3)
+        root = BASE / token
+        BASE.mkdir(mode=0o755, exist_ok=True)
+        root.mkdir(mode=0o755)
+        os.chown(root, user.uid, user.gid)
+        environ = {
+            "PATH": PATH,
+            "HOME": str(root / "home"),
+            "USER": user.name,
+            "LOGNAME": user.name,
+            "SHELL": "/bin/bash",
+            "TERM": "xterm-256color",
+            "LANG": "C.UTF-8",
+            "COI_HOME": str(root / "coi"),
+            "COI_CONTAINER_PREFIX": f"t{token}-",
+        }
+        host = cls(user, image, root, f"t{token}-", environ)
+        host.directory("home")
+        host.directory("ws")
+        host.config(f'[defaults]\nimage = "{image}"\n[tool]\nname = "dummy"\n')
+        return host
+
+    # -- files
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def coi_home(self) -> Path:
+        return self.root / "coi"
+
+    @property
+    def workspace(self) -> Path:
+        return self.root / "ws"
+
+    def directory(self, name: str | Path) -> Path:
+        """A directory of the user's below the root."""
+        path = self.root / name
+        for part in [*reversed(path.relative_to(self.root).parents), path.relative_to(self.root)]:
+            place = self.root / part
+            if not place.exists():
+                place.mkdir(mode=0o755)
+                os.chown(place, self.user.uid, self.user.gid)
+        return path
+
+    def write(self, name: str | Path, text: str, mode: int = 0o644) -> Path:
+        """A file of the user's below the root."""
+        path = self.root / name
+        self.directory(path.parent.relative_to(self.root))
+        path.write_text(text)
+        path.chmod(mode)
+        os.chown(path, self.user.uid, self.user.gid)
+        return path
+
+    def config(self, text: str, *, network: str = "open") -> None:
+        """The user's configuration file."""
+        self.write("home/.config/coi/config.toml", f'{text}\n[network]\nmode = "{network}"\n')
+
+    # -- processes
+
+    def _environ(self, extra: Mapping[str, str | None] | None) -> dict[str, str]:
+        merged: dict[str, str | None] = {**self.environ, **(extra or {})}
+        return {key: value for key, value in merged.items() if value is not None}
+
+    def popen(
+        self,
+        *args: str,
+        cwd: Path | None = None,
+        environ: Mapping[str, str | None] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """``coi args``, started."""
+        process = subprocess.Popen(
+            [str(COI), *args],
+            cwd=cwd or self.workspace,
+            env=self._environ(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=self.user.become,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def result(self, process: subprocess.Popen[bytes], timeout: float = DEADLINE) -> Result:
+        """Wait for what :meth:`popen` started."""
+        out, err = (data.decode("utf-8", "replace") for data in process.communicate(None, timeout))
+        return Result(tuple(map(str, process.args)), process.returncode, out, err)  # type: ignore[arg-type]
+
+    def coi(
+        self,
+        *args: str,
+        cwd: Path | None = None,
+        environ: Mapping[str, str | None] | None = None,
+        timeout: float = DEADLINE,
+    ) -> Result:
+        """``coi args`` to its end, without a terminal."""
+        return self.result(self.popen(*args, cwd=cwd, environ=environ), timeout)
+
+    def screen(
+        self,
+        *args: str,
+        cwd: Path | None = None,
+        environ: Mapping[str, str | None] | None = None,
+        command: Sequence[str] | None = None,
+        size: tuple[int, int] = (120, 40),
+    ) -> Any:
+        """``coi args`` (or ``command``) on a terminal of its own."""
+        from screen import Screen
+
+        opened = Screen(
+            [str(COI), *args] if command is None else command,
+            cwd=cwd or self.workspace,
+            environ=self._environ(environ),
+            become=self.user.become,
+            size=size,
+        )
+        self.screens.append(opened)
+        return opened
+
+    # -- Incus
+
+    def instances(self) -> dict[str, str]:
+        """Name to status of the test's instances."""
+        rows = query("/1.0/instances?recursion=1") or []
+        return {r["name"]: r["status"] for r in rows if r["name"].startswith(self.prefix)}
+
+    def instance(self, slot: int = 1, workspace: Path | None = None) -> str:
+        """The name that a session of a workspace gets."""
+        import hashlib
+
+        digest = hashlib.sha256(os.fsencode(workspace or self.workspace)).hexdigest()[:8]
+        return f"{self.prefix}{digest}-{slot}"
+
+    def inside(
+        self, script: str, *, slot: int = 1, user: str | None = None, ok: bool = True
+    ) -> str:
+        """Output of a shell script inside, as root or as ``user``."""
+        command = ["exec", self.instance(slot), "-T", "--", "sh", "-c", script]
+        if user:
+            command = ["exec", self.instance(slot), "-T", "--", "su", user, "-c", script]
+        done = incus(*command)
+        return done.ok().out if ok else done.out
+
+    def settled(self, expected: Mapping[str, str] | None = None) -> None:
+        """Wait until the instances are these (name to status; none when left out)."""
+        want = dict(expected or {})
+        wait_for(lambda: self.instances() == want, what=lambda: f"{self.instances()} != {want}")
+
+    def drop(self) -> None:
+        """Delete the test's instances, for tests that end with one running on purpose."""
+        for name in self.instances():
+            incus("delete", "--force", name)
+        self.settled()
+
+    # -- what coi keeps
+
+    def saved(self, workspace: Path | None = None) -> list[dict[str, Any]]:
+        """Metadata of the saved sessions, the newest first."""
+        found = [
+            json.loads(path.read_text())
+            for path in self.coi_home.glob("sessions-*/*/metadata.json")
+        ]
+        if workspace is not None:
+            found = [row for row in found if row["workspace"] == str(workspace)]
+        return sorted(found, key=lambda row: str(row["saved_at"]), reverse=True)
+
+    def state_file(self, session_id: str) -> Path:
+        """The state that a session's metadata names."""
+        (metadata,) = self.coi_home.glob(f"sessions-*/{session_id}/metadata.json")
+        return metadata.parent / str(json.loads(metadata.read_text())["state"])
+
+    # -- the end
+
+    def pids(self) -> dict[int, str]:
+        """Processes on this machine that carry the test's prefix, and their command lines."""
+        mark = f"COI_CONTAINER_PREFIX={self.prefix}".encode()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                    if line:
+                        found[int(entry.name)] = line.decode("utf-8", "replace")
+        return found
+
+    def leaks(self) -> list[str]:
+        """What is left of the test that should not be, after a moment's patience."""
+        problems: list[str] = []
+        for screen in self.screens:
+            if screen.alive():
+                problems.append(f"still on its terminal: {screen.command}")
+        with suppress(AssertionError):
+            wait_for(lambda: not self.instances(), timeout=20)
+        problems += [f"instance {name}: {status}" for name, status in self.instances().items()]
+        images = query("/1.0/images?recursion=1") or []
+        problems += [
+            f"image {alias['name']}"
+            for image in images
+            for alias in image.get("aliases") or ()
+            if alias["name"].startswith(self.prefix)
+        ]
+        with suppress(AssertionError):
+            wait_for(lambda: not self.pids(), timeout=10)
+        problems += [f"process {pid}: {line}" for pid, line in self.pids().items()]
+        for lock in self.coi_home.glob("locks/*"):
+            if _held(lock):
+                problems.append(f"lock held: {lock.name}")
+        for directory in self.coi_home.glob("sessions-*/*"):
+            names = {path.name for path in directory.iterdir()}
+            with suppress(OSError, ValueError):
+                names.discard(json.loads((directory / "metadata.json").read_text())["state"])
+            if names - {"metadata.json"}:
+                problems.append(f"unfinished save in {directory.name}: {sorted(names)}")
+        return problems
+
+    def close(self) -> None:
+        """End and remove everything of the test, whatever state it is in."""
+        for screen in self.screens:
+            screen.close()
+        for process in self.processes:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+        for pid in self.pids():
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for name in self.instances():
+            incus("delete", "--force", name)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _held(lock: Path) -> bool:
+    try:
+        fd = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def children(pid: int) -> Iterator[int]:
+    """The processes below one, deepest last."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in task.read_text().split():
+                yield int(child)
+                yield from children(int(child))
+
+
+def text_between(text: str, start: str, end: str) -> str:
+    """What stands between two marks; AssertionError when they are not there."""
+    found = re.search(f"{re.escape(start)}(.*?){re.escape(end)}", text, re.DOTALL)
+    assert found, f"{start!r} ... {end!r} not in {text!r}"
+    return found[1]
