@@ -27,6 +27,8 @@ Root.commands_table = {
     "persist": ("coi.cli.names", "persist_app"),
     "clean": ("coi.cli.clean", "app"),
     "build": ("coi.cli.build", "app"),
+    "image": ("coi.cli.image", "app"),
+    "images": ("coi.cli.image", "images_app"),
     "tool": ("coi.cli.tool", "app"),
     "trust": ("coi.cli.trust", "app"),
     "config": ("coi.cli.config", "app"),
