@@ -1,0 +1,50 @@
+"""The keys of every JSON output: added to, never renamed or removed.
+
+docs/commands.md lists them, and the integration tests hold what the commands
+print against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "list": {
+        "": ("active_containers", "saved_sessions"),
+        "active_containers[]": (
+            "name", "status", "created_at", "image", "persistent", "ipv4", "workspace", "slot",
+            "session_id", "tool", "network",
+        ),
+        "saved_sessions[]": (
+            "id", "saved_at", "workspace", "tool", "container", "persistent", "size",
+        ),
+    },
+    "info": {
+        "": (
+            "id", "container", "saved_at", "workspace", "tool", "persistent", "data", "size",
+            "files", "path", "left_out",
+        ),
+    },
+    "run": {"": ("stdout", "stderr", "exit_code")},
+    "container exec": {"": ("stdout", "stderr", "exit_code")},
+    "image list": {
+        "": ("images",),
+        "images[]": (
+            "alias", "fingerprint", "description", "size", "created_at", "tools", "base",
+        ),
+    },
+    "images": {"": ("images",)},
+    "image publish": {"": ("fingerprint", "alias")},
+}  # fmt: skip
+
+
+def keys_of(value: Any, path: str = "") -> dict[str, tuple[str, ...]]:
+    """The keys in a JSON value, as :data:`JSON_KEYS` writes them; lists by their first element."""
+    found: dict[str, tuple[str, ...]] = {}
+    if isinstance(value, dict):
+        found[path] = tuple(value)
+        for key, inner in value.items():
+            if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+                found.update(keys_of(inner[0], f"{path}.{key}[]".lstrip(".")))
+    return found
