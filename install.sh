@@ -748,6 +748,7 @@ image_step() {
   fi
   printf '+ %s\n' "$(quoted "${command[@]}")" >>"$OUTPUT"
   "${command[@]}" </dev/null 9>&- 2>&1 | tee -a "$OUTPUT" | sed -u 's/^/    /' || code=$?
+  printf '+ that ended with %s\n' "$code" >>"$OUTPUT" # what it said has been shown
   [[ $code -eq 0 ]] || failed_step "$code" "${command[@]}"
   printf '%s\n' "$uid" >"$PREFIX/image-uid"
 }
