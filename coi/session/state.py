@@ -22,7 +22,10 @@ from coi.errors import CoiError
 MAX_FILE = 1 << 30  # bytes of one file; `find -size` inside leaves larger ones out
 MAX_TOTAL = 4 << 30  # bytes of all files
 MAX_ENTRIES = 200_000
-_MAX_HEADER = 1 << 20  # bytes of a long name or pax header
+_MAX_HEADER = 1 << 16  # bytes of a long name or pax header
+_MAX_CHAIN = 4  # headers before one entry; tar writes two at most, tarfile recurses for each
+_MAX_TIME = 1 << 40  # seconds; what tells a later time is not believed
+_SHOWN = 200  # characters of a skipped name
 _MAX_REWRITTEN = 16 << 20  # bytes of a file that secrets are taken out of
 _MAX_PATH = 4096
 EXCLUDED = "excluded"  # the reason of what the tool itself does not want saved
@@ -65,14 +68,34 @@ class Summary:
 
 
 class _CheckedInfo(tarfile.TarInfo):
-    """Refuses extended headers that would make tarfile read them whole into memory."""
+    """Refuses what would make tarfile read without bounds, or end before the stream does.
+
+    tarfile reads an extended header whole, calls itself for the entry that
+    follows it, keeps global headers, builds the whole map of a sparse file, and
+    takes a damaged or missing header for the end. tar writes none of those.
+    """
+
+    chain = 0
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedInfo:
-        info = super().frombuf(buf, encoding, errors)
-        if info.type in _EXTENDED and info.size > _MAX_HEADER:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the zeros at the end
+        except tarfile.HeaderError as error:
+            raise StateError("the state stream is damaged", details=str(error)) from error
+        if info.type == tarfile.GNUTYPE_SPARSE or info.type == tarfile.XGLTYPE:
+            raise StateError("the state stream has an entry that tar does not write here")
+        if info.size < 0:
+            raise StateError("the state stream is damaged", details="negative size")
+        cls.chain = cls.chain + 1 if info.type in _EXTENDED else 0
+        if cls.chain and (info.size > _MAX_HEADER or cls.chain > _MAX_CHAIN):
             raise StateLimitError("the state stream has an oversized header")
         return info
+
+    def _proc_gnusparse_10(self, *_args: Any) -> None:
+        raise StateError("the state stream has a sparse file")
 
 
 def filter_stream(
@@ -100,16 +123,17 @@ def filter_stream(
     """
     limits = limits or Limits()
     summary = Summary()
-    seen: set[str] = set()
+    seen: set[int] = set()  # hashes, as names may be long; str hashes are keyed and 64 bits
+    checked = type("_CheckedInfo", (_CheckedInfo,), {})  # its chain is this stream's
     try:
         with (
-            tarfile.open(fileobj=source, mode="r|", tarinfo=_CheckedInfo) as reader,
+            tarfile.open(fileobj=source, mode="r|", tarinfo=checked) as reader,
             tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as writer,
         ):
             for count, member in enumerate(reader):
-                cast(
-                    Any, reader
-                ).members = []  # tarfile remembers every header: a million of them is 1 GB
+                # tarfile remembers every header on both sides: a million of them is 1 GB.
+                cast(Any, reader).members = []
+                cast(Any, writer).members = []
                 if count >= limits.entries:
                     raise StateLimitError(f"the state has more than {limits.entries} entries")
                 name, reason = _accept(member, roots, exclude)
@@ -117,15 +141,15 @@ def filter_stream(
                     raise StateLimitError(
                         f"a state file is larger than {limits.file} bytes", details=repr(name)
                     )
-                if not reason and name in seen:
+                if not reason and hash(name) in seen:
                     reason = "named twice"
                 if reason:
                     if len(summary.skipped) < 100:
-                        summary.skipped.append((name, reason))
+                        summary.skipped.append((name[:_SHOWN], reason))
                     continue
-                seen.add(name)
+                seen.add(hash(name))
                 info = tarfile.TarInfo(name)
-                info.mtime = max(0.0, float(member.mtime))
+                info.mtime = _time(member.mtime)
                 if member.isdir():
                     info.type, info.mode = tarfile.DIRTYPE, 0o700
                     writer.addfile(info)
@@ -157,6 +181,11 @@ def _rewritten(content: IO[bytes] | None, size: int, rewrite: Rewrite) -> bytes 
     return rewrite(content.read())
 
 
+def _time(value: float) -> float:
+    """A modification time as it is written: a pax header may say inf or nan."""
+    return float(value) if 0 <= value < _MAX_TIME else 0.0
+
+
 def _accept(
     member: tarfile.TarInfo, roots: Sequence[str], exclude: Sequence[str]
 ) -> tuple[str, str]:
@@ -166,7 +195,7 @@ def _accept(
         name = name[2:]
     name = name.rstrip("/")
     parts = name.split("/")
-    if not name or name.startswith("/") or ".." in parts or "" in parts or "\0" in name:
+    if "\0" in name or {"", ".", ".."} & set(parts):
         return name, "bad path"
     if len(name) > _MAX_PATH or any(len(part.encode("utf-8", "replace")) > 255 for part in parts):
         return name, "path too long"
@@ -174,7 +203,7 @@ def _accept(
         return name, "outside the tool's state"
     if any(fnmatchcase(name, pattern) for pattern in exclude):
         return name, EXCLUDED
-    if not (member.isreg() or member.isdir()):
+    if member.size < 0 or member.issparse() or not (member.isreg() or member.isdir()):
         return name, "not a regular file"
     return name, ""
 
