@@ -75,6 +75,8 @@ class SavedSession:
         Raises:
             ValueError: a key is missing or of another type.
         """
+        if not isinstance(data, dict):
+            raise ValueError("not an object")  # noqa: TRY004 - as for every other damage
         known = {f.name for f in fields(cls)} - {"path"}
         values = {key: value for key, value in data.items() if key in known}
         if values.get("state") and not re.fullmatch(r"state-[0-9a-f]+\.tar", values["state"]):
@@ -144,8 +146,8 @@ class Store:
         """Remove a saved session: its metadata first, so that no half of it is found."""
         try:
             (saved.path / METADATA).unlink(missing_ok=True)
-            for state in saved.path.glob("state-*.tar"):
-                state.unlink(missing_ok=True)
+            for file in _leftovers(saved.path, but=""):
+                file.unlink(missing_ok=True)
             saved.path.rmdir()
         except OSError as error:
             raise CoiError(f"cannot remove session {saved.id}", details=str(error)) from error
@@ -206,9 +208,8 @@ class Pending:
             raise
         self._committed = True
         _sync_directory(self.directory)
-        for old in self.directory.glob("state-*.tar"):
-            if old.name != self.name:
-                old.unlink(missing_ok=True)
+        for old in _leftovers(self.directory, but=self.name):
+            old.unlink(missing_ok=True)
         return saved
 
     def close(self) -> None:
@@ -225,8 +226,18 @@ def _read(metadata: Path) -> SavedSession | None:
     try:
         data = json.loads(metadata.read_bytes())
         return SavedSession.from_json(data, metadata.parent)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _leftovers(directory: Path, *, but: str) -> list[Path]:
+    """State files, those of interrupted saves included, except the one named ``but``."""
+    return [
+        path
+        for pattern in ("state-*.tar", f".{METADATA}.*")
+        for path in directory.glob(pattern)
+        if path.name != but
+    ]
 
 
 def _sync_directory(path: Path) -> None:
