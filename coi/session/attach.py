@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 from coi.errors import CoiError
+from coi.incus.process import read_all
 from coi.session import inside
 from coi.session.begin import ATTACH_WAIT, Starting
 from coi.session.model import Engine, Session
@@ -65,11 +69,34 @@ def shell(engine: Engine, session: Session, *, launch: bool = False) -> None:
 def _on_terminal(
     engine: Engine, session: Session, args: list[str], starting: Starting | None
 ) -> int:
-    with (
-        terminal_restored(),
-        interrupts_inside(),
-        engine.client.runner.spawn(args, stdin=0, stdout=1, stderr=2, terminal=True) as client,
-    ):
-        if starting is not None:
-            starting.result(engine, session)
-        return client.wait()
+    deadline = time.monotonic() + inside.ENTER_DEADLINE
+    with terminal_restored(), interrupts_inside():
+        while True:
+            exit_code, said = _client(engine, session, args, starting)
+            if inside.NOT_ENTERED not in said or time.monotonic() > deadline:
+                break
+            starting = None
+            time.sleep(inside.ENTER_POLL)
+    if said:
+        engine.report(said)
+    return exit_code
+
+
+def _client(
+    engine: Engine, session: Session, args: list[str], starting: Starting | None
+) -> tuple[int, str]:
+    """One ``incus exec -t``; its exit code and its own complaints.
+
+    All that the command inside writes comes through the pseudo-terminal, so
+    standard error is the client's alone.
+    """
+    errors = os.memfd_create("coi-attach-err")
+    runner = engine.client.runner
+    try:
+        with runner.spawn(args, stdin=0, stdout=1, stderr=errors, terminal=True) as client:
+            if starting is not None:
+                starting.result(engine, session)
+            exit_code = client.wait()
+        return exit_code, read_all(errors).decode("utf-8", "replace").strip()
+    finally:
+        os.close(errors)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
     else:
         command = inside.unpack(session.user)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
-    return _spawn_fed(engine, args, state_path, packed)
+    return Starting(lambda errors: _spawn_fed(engine, args, state_path, packed, errors))
 
 
 def _earlier_state(engine: Engine, session: Session) -> TarState | None:
@@ -78,14 +80,15 @@ def _earlier_state(engine: Engine, session: Session) -> TarState | None:
     return TarState(path) if path else None
 
 
-def _spawn_fed(engine: Engine, args: list[str], state: Path | None, packed: bytes) -> Starting:
+def _spawn_fed(
+    engine: Engine, args: list[str], state: Path | None, packed: bytes, errors: int
+) -> Process:
     """Run ``args`` with the saved state, then ``packed``, on its standard input."""
-    errors = os.memfd_create("coi-start-err")
     runner = engine.client.runner
     if state is None:
         feed = memory_file(packed)
         try:
-            return Starting(runner.spawn(args, stdin=feed, stderr=errors), errors)
+            return runner.spawn(args, stdin=feed, stderr=errors)
         finally:
             os.close(feed)
     read_end, write_end = os.pipe()
@@ -97,16 +100,40 @@ def _spawn_fed(engine: Engine, args: list[str], state: Path | None, packed: byte
         shutil.copyfileobj(saved, pipe, 1 << 20)
         pipe.write(packed)
         pipe.flush()
-    return Starting(process, errors)
+    return process
 
 
 class Starting:
-    """The exec that unpacks a session's files and starts its tool."""
+    """The exec that unpacks a session's files and starts its tool.
 
-    def __init__(self, process: Process, errors: int) -> None:
-        self._process = process
-        self._errors = errors
+    Args:
+        spawn: begins it, its standard error going to the given descriptor. It is
+            begun anew where the daemon could not enter the container.
+    """
+
+    def __init__(self, spawn: Callable[[int], Process]) -> None:
+        self._spawn = spawn
+        self._begin()
         self.succeeded = False
+
+    def _begin(self) -> None:
+        self._errors = os.memfd_create("coi-start-err")
+        try:
+            self._process = self._spawn(self._errors)
+        except BaseException:
+            os.close(self._errors)
+            raise
+
+    def _ended(self, session: Session) -> tuple[int, str]:
+        """Wait for it; the exit code and what it said."""
+        try:
+            with self._process:
+                exit_code = self._process.wait(ATTACH_WAIT)
+            return exit_code, read_all(self._errors).decode("utf-8", "replace").strip()
+        except TimeoutError as error:
+            raise CoiError(f"{session.instance} does not take the session's files") from error
+        finally:
+            os.close(self._errors)
 
     def result(self, engine: Engine, session: Session) -> None:
         """Wait until the tool has been started.
@@ -114,14 +141,12 @@ class Starting:
         Raises:
             CoiError: it could not be.
         """
-        try:
-            with self._process:
-                exit_code = self._process.wait(ATTACH_WAIT)
-            text = read_all(self._errors).decode("utf-8", "replace").strip()
-        except TimeoutError as error:
-            raise CoiError(f"{session.instance} does not take the session's files") from error
-        finally:
-            os.close(self._errors)
+        deadline = time.monotonic() + inside.ENTER_DEADLINE
+        exit_code, text = self._ended(session)
+        while inside.NOT_ENTERED in text and time.monotonic() < deadline:
+            time.sleep(inside.ENTER_POLL)
+            self._begin()
+            exit_code, text = self._ended(session)
         if exit_code == 0:
             self.succeeded = True
             return

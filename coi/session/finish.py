@@ -112,9 +112,9 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
     instances = engine.instances
     _start_to_save(engine, session, keep=keep)
     try:
-        save_running(engine, session, stopping_is_final=False)
+        _save_started(engine, session, keep=keep)
     except BaseException:
-        with shielded():
+        with shielded(), suppress(CoiError):
             instances.set_state(session.instance, "stop", force=True)
         raise
     engine.report("Session data saved")
@@ -126,6 +126,26 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
     dismiss(engine, session.instance)
     engine.report("Container removed")
     return Outcome.REMOVED
+
+
+def _save_started(engine: Engine, session: Session, *, keep: bool) -> None:
+    """Save the state of an instance that was started a moment ago.
+
+    The daemon shows an instance as stopped a moment before it has finished
+    stopping it, and a start at that moment is no start: so look again.
+    """
+    deadline = time.monotonic() + EXEC_DEADLINE
+    while True:
+        try:
+            save_running(engine, session, stopping_is_final=False)
+        except ExecFailedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL)
+            if engine.instances.get(session.instance).stopped:
+                _start_to_save(engine, session, keep=keep)
+        else:
+            return
 
 
 def dismiss(engine: Engine, instance: str) -> None:

@@ -31,6 +31,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Remember how a test went, for the fixtures that tidy up after it."""
     report = yield
     setattr(item, f"report_{report.when}", report)
+    if report.failed and report.when == "call":
+        for host in getattr(item, "hosts", ()):
+            for number, screen in enumerate(host.screens):
+                report.sections.append((f"screen {number} of {host.prefix}", screen.dump()))
     return report
 
 
@@ -91,6 +95,7 @@ def make_host(
     def make(who: User | None = None, **changes: str) -> Host:
         host = Host.make(who or user, changes.get("image", image))
         hosts.append(host)
+        request.node.hosts = hosts
         return host
 
     yield make

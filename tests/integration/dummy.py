@@ -46,9 +46,9 @@ def to_bash(screen: Screen) -> None:
 
 
 def power_off(screen: Screen) -> None:
-    """End the session from inside."""
+    """End the session from inside; systemd may still be on its way up."""
     to_bash(screen)
-    screen.line("sudo poweroff")
+    screen.line("until sudo poweroff 2>/dev/null; do sleep 0.1; done")
 
 
 def background(host: Host, *args: str) -> str:

@@ -79,10 +79,10 @@ class Screen:
 
     def dump(self) -> str:
         """For the message of a failure."""
-        tail = self.log[-3000:]
+        tail = re.sub(r"\n\s*\n+", "\n", self.log)[-3000:]
         bar = "-" * 40
         return (
-            f"\n{bar} screen of {self.command}\n{self.text}\n{bar} its output's end\n{tail}\n{bar}"
+            f"\n{bar} screen of {self.command}\n{re.sub(chr(10) + '{3,}', chr(10), self.text)}\n{bar} its output's end\n{tail}\n{bar}"
         )
 
     def alive(self) -> bool:
@@ -167,6 +167,12 @@ class Screen:
         if self.child.signalstatus is not None:
             return -int(self.child.signalstatus)
         return int(self.child.exitstatus)
+
+    def ended(self, code: int = 0, *, timeout: float = DEADLINE) -> str:
+        """Wait for the command to end with ``code``; all that it wrote."""
+        got = self.end(timeout=timeout)
+        assert got == code, f"it ended with {got}, not {code}{self.dump()}"
+        return self.log
 
     # -- doing
 

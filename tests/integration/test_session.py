@@ -18,7 +18,7 @@ def test_power_off_saves_removes_and_resume_goes_on(host: Host) -> None:
     name = host.instance()
     assert host.instances() == {name: "Running"}
     power_off(screen)
-    assert screen.end() == 0
+    screen.ended()
     for text in ("Saving session data", "Session data saved", "Container removed"):
         assert text in screen.log
     host.settled()
@@ -42,7 +42,7 @@ def test_power_off_saves_removes_and_resume_goes_on(host: Host) -> None:
     assert codes(resumed) == ["CODE-PLUM"]
     ask(resumed, "and CODE-PEAR")
     power_off(resumed)
-    assert resumed.end() == 0
+    resumed.ended()
     assert [row["id"] for row in host.saved()] == [saved["id"]]
     host.settled()
 
@@ -61,7 +61,7 @@ def test_detach_saves_and_keeps_running_and_attach_returns(host: Host) -> None:
     screen = start(host)
     ask(screen, "remember CODE-PLUM")
     screen.detach()
-    assert screen.end() == 0
+    screen.ended()
     assert "Session data saved" in screen.log
     assert "Container kept running" in screen.log
     name = host.instance()
@@ -73,7 +73,7 @@ def test_detach_saves_and_keeps_running_and_attach_returns(host: Host) -> None:
     back.expect("you said: remember CODE-PLUM")
     ask(back, "and CODE-PEAR")
     back.detach()
-    assert back.end() == 0
+    back.ended()
     assert "CODE-PEAR" in said(host.state_file(host.saved()[0]["id"])), "saved again"
 
     resumed = host.screen("shell", "--resume")
@@ -84,10 +84,10 @@ def test_detach_saves_and_keeps_running_and_attach_returns(host: Host) -> None:
     bash.expect(r"/workspace\S*[$#] ?$")
     bash.line("id -un; exit")
     bash.expect("^code$")
-    assert bash.end() == 0
+    bash.ended()
     assert host.instances() == {name: "Running"}
     power_off(resumed)
-    assert resumed.end() == 0
+    resumed.ended()
     assert codes(start(host, "--resume")) == ["CODE-PLUM", "CODE-PEAR"]
     power_off(host.screens[-1])
     host.screens[-1].end()
@@ -102,21 +102,21 @@ def test_workspaces_do_not_see_each_other(host: Host) -> None:
     (saved,) = host.saved()
 
     latest = host.screen("shell", "--resume", cwd=other)
-    assert latest.end() == 3
+    latest.ended(3)
     assert "no saved dummy session of this workspace" in latest.log
     named = host.screen("shell", f"--resume={saved['id']}", cwd=other)
-    assert named.end() == 5
+    named.ended(5)
     assert f"session {saved['id']} belongs to another workspace" in named.log
     assert "Hint: coi shell -w" in named.log
     unknown = host.screen("shell", "--resume=01234567-89ab-4def-8123-456789abcdef")
-    assert unknown.end() == 3
+    unknown.ended(3)
     assert "no saved session" in unknown.log
     host.settled()
     # and a workspace seen through a link is another workspace, on the same directory
     link = host.root / "link"
     link.symlink_to(host.workspace)
     linked = host.screen("shell", "--resume", "-w", str(link))
-    assert linked.end() == 3
+    linked.ended(3)
 
 
 def test_slots_are_apart(host: Host) -> None:
@@ -143,7 +143,7 @@ def test_slots_are_apart(host: Host) -> None:
     assert "there is no slot 99" in beyond.err
     for screen in (one, two):
         power_off(screen)
-        assert screen.end() == 0
+        screen.ended()
     ids = {row["id"]: said(host.state_file(row["id"])) for row in host.saved()}
     assert sorted(ids.values()) == ["remember CODE-ONE\n", "remember CODE-TWO\n"]
     host.drop()
@@ -170,7 +170,7 @@ def test_persistent(host: Host) -> None:
     ask(screen, "remember CODE-PLUM")
     to_bash(screen)
     screen.line("sudo touch /usr/local/bin/installed && sudo poweroff")
-    assert screen.end() == 0
+    screen.ended()
     assert "Container stopped and kept" in screen.log
     assert host.instances() == {name: "Stopped"}
     assert "(persistent)" in host.coi("list").ok().out
@@ -182,13 +182,13 @@ def test_persistent(host: Host) -> None:
     assert host.inside("ls /usr/local/bin/installed")
     assert query(f"/1.0/instances/{name}")["created_at"] == made
     again.detach()
-    assert again.end() == 0
+    again.ended()
 
     reattached = host.screen("shell", "--slot", "1", "--persistent")
     reattached.expect("codes: CODE-PLUM")
     assert host.instances() == {name: "Running"}
     power_off(reattached)
-    assert reattached.end() == 0
+    reattached.ended()
     assert host.instances() == {name: "Stopped"}
     host.drop()
 
@@ -207,7 +207,7 @@ def test_background_then_attach(host: Host) -> None:
     screen.expect(PROMPT)
     ask(screen, "remember CODE-PLUM")
     power_off(screen)
-    assert screen.end() == 0
+    screen.ended()
     assert "Container removed" in screen.log
     assert host.saved()[0]["id"] == row["session_id"]
     missing = host.coi("attach", name)
@@ -222,7 +222,7 @@ def test_debug_and_no_tmux(host: Host) -> None:
     debug.expect("^0$")
     debug.expect("in-/tmp/tmux")
     debug.line("exit")
-    assert debug.end() == 0
+    debug.ended()
     assert "Container kept running" in debug.log
     lost = host.screen("attach")
     assert lost.end() != 0
@@ -236,7 +236,7 @@ def test_debug_and_no_tmux(host: Host) -> None:
     bare.line("echo in-$TMUX-")
     bare.expect("^in--$")
     bare.line("sudo poweroff")
-    assert bare.end() == 0
+    bare.ended()
     assert "Container removed" in bare.log
     assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
 
@@ -250,7 +250,7 @@ def test_the_end_of_the_tool_leaves_a_shell(host: Host) -> None:
     screen.expect("^/workspace$")
     screen.expect(f"^{host.instance()}$")
     screen.line("exit")
-    assert screen.end() == 0
+    screen.ended()
     assert "Container kept running" in screen.log
     assert host.instances() == {host.instance(): "Running"}
     host.drop()
@@ -268,7 +268,7 @@ def test_coi_killed_in_mid_session(host: Host) -> None:
     resumed.expect(PROMPT)
     assert codes(resumed) == ["CODE-PLUM"]
     power_off(resumed)
-    assert resumed.end() == 0
+    resumed.ended()
     host.settled()
     last = start(host, "--resume")
     assert codes(last) == ["CODE-PLUM"]
