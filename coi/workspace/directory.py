@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 
@@ -51,22 +51,12 @@ def resolve(path: Path, *, private: Path) -> Workspace:
 
     Raises:
         NotFoundError: it does not exist.
-        UsageError: it is not a directory, or its name cannot be carried.
+        UsageError: it is not a directory, or its path cannot be carried.
         CoiError: this user cannot read it.
-        RefusedError: it is / or contains ``private``.
+        RefusedError: it is /, contains ``private`` or is in it.
     """
     text = os.fspath(path)
-    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
-        raise UsageError(
-            f"the workspace's path has a control character: {text!r}",
-            hint="rename the directory: a path with newlines cannot be mounted",
-        )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UsageError(
-            f"the workspace's path is not UTF-8: {text!r}", hint="rename the directory"
-        ) from None
+    check_text(text, "the workspace's path")
     try:
         place = absolute(path.expanduser())
         mode = place.stat().st_mode
@@ -77,6 +67,8 @@ def resolve(path: Path, *, private: Path) -> Workspace:
         ) from None
     except (OSError, RuntimeError) as error:
         raise CoiError(f"cannot read the workspace: {text}", details=str(error)) from error
+    for found in (place, source):  # `.` may be below a directory of any name
+        check_text(os.fspath(found), "the workspace's path")
     if not stat.S_ISDIR(mode):
         raise UsageError(
             f"the workspace is not a directory: {text}", hint="-w/--workspace names a directory"
@@ -87,10 +79,32 @@ def resolve(path: Path, *, private: Path) -> Workspace:
             hint="coi runs with your own rights: chmod or chown the directory",
         )
     inner = private.resolve()
-    if source == Path("/") or inner == source or inner.is_relative_to(source):
+    if source == Path("/") or overlap(inner, source):
         raise RefusedError(
             f"will not share {text} with a container",
-            details=f"it holds {inner}: your credentials, saved sessions and trusted projects",
+            details=f"{inner} has your saved sessions and the projects that you trust",
             hint="cd into a project, or name one with -w",
         )
     return Workspace(place, source)
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse a path that neither a terminal nor Incus can carry.
+
+    Raises:
+        UsageError: a control character, or not UTF-8.
+    """
+    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
+        raise UsageError(
+            f"{what} has a control character: {text!r}",
+            hint="rename the directory: a path with newlines cannot be mounted",
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} is not UTF-8: {text!r}", hint="rename the directory") from None
+
+
+def overlap(one: PurePath, other: PurePath) -> bool:
+    """Whether one of two directories is, or contains, the other."""
+    return one.is_relative_to(other) or other.is_relative_to(one)

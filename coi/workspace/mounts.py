@@ -8,9 +8,19 @@ from pathlib import Path, PurePosixPath
 
 from coi.config.model import Mount
 from coi.errors import NotFoundError, RefusedError, UsageError
-from coi.workspace.directory import INSIDE, absolute
+from coi.workspace.directory import INSIDE, absolute, check_text, overlap
 
-_RESERVED = (PurePosixPath("/"), PurePosixPath("/home/code"), PurePosixPath("/root"))
+# Directories that nothing may cover, and those where nothing may be mounted at all.
+_RESERVED = frozenset(
+    map(
+        PurePosixPath,
+        ("/", "/bin", "/boot", "/etc", "/home", "/home/code", "/lib", "/lib64", "/root", "/run")
+        + ("/sbin", "/usr", "/var"),
+    )
+)
+_CLOSED = tuple(
+    map(PurePosixPath, (INSIDE, "/dev", "/proc", "/sys", "/home/code/.coi", "/root/.coi"))
+)
 STORAGE = "/storage"
 
 
@@ -65,7 +75,7 @@ def devices(
     for mount in mounts:
         item = _checked(str(mount.host), mount.container, mount.readonly, private)
         for other in wanted:
-            if _overlap(item.inside, other.inside):
+            if overlap(item.inside, other.inside):
                 raise UsageError(f"mounts overlap: {other.inside} and {item.inside}")
         wanted.append(item)
     result: dict[str, dict[str, str]] = {}
@@ -81,12 +91,11 @@ def devices(
 
 def _checked(given: str, container: str, readonly: bool, private: Path) -> _Wanted:
     for text in (given, container):
-        if any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
-            raise UsageError(f"a mount's path has a control character: {text!r}")
-    inside = PurePosixPath(container)
-    if not inside.is_absolute() or ".." in inside.parts:
+        check_text(text, "a mount's path")
+    if not container.startswith("/") or ".." in PurePosixPath(container).parts:
         raise UsageError(f"a mount's container path must be absolute: {container}")
-    if inside in _RESERVED or _overlap(inside, PurePosixPath(INSIDE)):
+    inside = PurePosixPath("/" + container.lstrip("/"))  # // is a root of its own to pathlib
+    if inside in _RESERVED or any(overlap(inside, place) for place in _CLOSED):
         raise UsageError(f"a mount must not cover {container}")
     host = absolute(Path(given).expanduser())
     try:
@@ -98,10 +107,7 @@ def _checked(given: str, container: str, readonly: bool, private: Path) -> _Want
             hint="coi does not create it: mkdir it first",
         ) from error
     inner = private.resolve()
-    if inner == source or inner.is_relative_to(source) or source.is_relative_to(inner):
+    check_text(str(source), "a mount's path")
+    if overlap(inner, source):
         raise RefusedError(f"will not share {given} with a container: it holds coi's own data")
     return _Wanted(source, inside, readonly)
-
-
-def _overlap(one: PurePosixPath, other: PurePosixPath) -> bool:
-    return one == other or one.is_relative_to(other) or other.is_relative_to(one)
