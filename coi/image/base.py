@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 PROBE_DEADLINE = 8.0  # seconds for an image server to describe one image
 _BOOTSTRAP_DEADLINE = 1800.0  # seconds
-_GRACE = 20.0  # seconds for mmdebstrap to unmount and remove what it began
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def prepare(images: Images, base: Base, progress: Progress, *, log: Log) -> Base
             images,
             base.debian,
             log=log.fd,
-            follow=lambda process: log.follow(process, _BOOTSTRAP_DEADLINE, grace=_GRACE),
+            follow=lambda process, stop: log.follow(process, _BOOTSTRAP_DEADLINE, stop=stop),
         )
         return replace(base, fingerprint=fingerprint)
     problem = _ask(images, base.remote)

@@ -12,22 +12,25 @@ import io
 import json
 import os
 import re
+import shutil
+import signal
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import which
 
 from coi.errors import CoiError, UnavailableError, UsageError
-from coi.image.host import HostSettings
+from coi.image.host import HostSettings, debian_mirrors
 from coi.incus.images import Image, Images
 from coi.incus.process import Process, Runner
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_GRACE = 30.0  # seconds for mmdebstrap to unmount and remove what it began
 VERSION = 1  # raise when a base that exists must be made again
 
 PACKAGES = (
@@ -147,70 +150,11 @@ def debian_base(
         raise UsageError(f"not a Debian suite: {suite!r}", hint="for example debian:bookworm")
     if architecture not in ARCHITECTURES:
         raise UsageError(f"no Debian base for the architecture {architecture}")
-    archive, security = (mirror.rstrip("/"), "") if mirror else _host_mirrors(root)
+    archive, security = (mirror.rstrip("/"), "") if mirror else debian_mirrors(root)
     archive = archive or DEFAULT_MIRROR
     if not security and archive.endswith("/debian"):
         security = archive + "-security"
     return DebianBase(suite, archive, security, architecture, host.apt)
-
-
-def _host_mirrors(root: Path) -> tuple[str, str]:
-    """Archive and security archive of the host's own sources; '' where unknown."""
-    try:
-        release = (root / "etc/os-release").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", ""
-    if not re.search(r"^ID=[\"']?debian[\"']?$", release, re.MULTILINE):
-        return "", ""
-    archive = security = ""
-    files = [root / "etc/apt/sources.list"]
-    for pattern in ("*.sources", "*.list"):
-        files += sorted((root / "etc/apt/sources.list.d").glob(pattern))
-    for path in files:
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        for uri, suite in parse_sources(text):
-            if not re.fullmatch(r"https?://[A-Za-z0-9._:\-\[\]]+(/[A-Za-z0-9._~/\-]*)?", uri):
-                continue
-            uri = uri.rstrip("/")
-            if suite.endswith("-security") or uri.endswith("/debian-security"):
-                security = security or uri
-            elif uri.endswith("/debian"):  # not the repository of some other product
-                archive = archive or uri
-    return archive, security
-
-
-def parse_sources(text: str) -> list[tuple[str, str]]:
-    """(URI, suite) of the enabled binary sources in a sources.list(5) file, of
-    either format."""
-    found: list[tuple[str, str]] = []
-    if re.search(r"^(Types|URIs):", text, re.MULTILINE | re.IGNORECASE):
-        for stanza in re.split(r"\n[ \t]*\n", text):
-            fields: dict[str, str] = {}
-            key = ""
-            for line in stanza.splitlines():
-                if line.startswith("#"):
-                    continue
-                if line[:1] in (" ", "\t") and key:
-                    fields[key] += " " + line.strip()
-                elif ":" in line:
-                    key, _, value = line.partition(":")
-                    key = key.strip().lower()
-                    fields[key] = value.strip()
-            if fields.get("enabled", "yes").lower() in ("no", "false"):
-                continue
-            if "deb" not in fields.get("types", "").split():
-                continue
-            for uri in fields.get("uris", "").split():
-                found += [(uri, suite) for suite in fields.get("suites", "").split()]
-        return found
-    for line in text.splitlines():
-        match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line)
-        if match:
-            found.append((match.group(1), match.group(2)))
-    return found
 
 
 def cached(images: Images, base: DebianBase) -> Image | None:
@@ -226,8 +170,7 @@ def bootstrap(
     base: DebianBase,
     *,
     log: int,
-    follow: Callable[[Process], int],
-    runner: Runner | None = None,
+    follow: Callable[[Process, Callable[[Process], object]], int],
 ) -> str:
     """Make the base and import it; its fingerprint.
 
@@ -236,28 +179,27 @@ def bootstrap(
 
     Args:
         log: a descriptor that takes mmdebstrap's output.
-        follow: waits for the process while it shows its progress; its exit code.
+        follow: waits for the process and returns its exit code; it calls its
+            second argument with the process to end it early.
 
     Raises:
         UnavailableError: mmdebstrap, the keyring or the sub-ids are missing.
         CoiError: mmdebstrap failed.
     """
-    runner = runner or Runner(
-        "mmdebstrap", missing_hint="install it: sudo apt-get install mmdebstrap"
-    )
     mode = _mode()
-    _require(runner)
-    before = images.find(base.alias)
-    with tempfile.TemporaryDirectory(prefix="coi-base-") as name:
+    _require()
+    with tempfile.TemporaryDirectory(prefix="coi-base-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        directory.chmod(0o755)
+        directory.chmod(0o755)  # the mapped root must get there
         rootfs = directory / "rootfs.tar"
         metadata = directory / "metadata.tar"
-        process = runner.spawn(
-            mmdebstrap_args(base, mode, rootfs), stdout=log, stderr=log, die_with_parent=True
-        )
-        with process:
-            code = follow(process)
+        runner = Runner("mmdebstrap", environment={"TMPDIR": name})
+        args = mmdebstrap_args(base, mode, rootfs)
+        try:
+            with runner.spawn(args, stdout=log, stderr=log, die_with_parent=True) as process:
+                code = follow(process, _interrupt)
+        finally:
+            _remove_rest(directory, mode)
         if code != 0 or not rootfs.exists():
             raise CoiError(
                 f"mmdebstrap failed (exit {code})",
@@ -265,18 +207,53 @@ def bootstrap(
                 hint="check the mirror: [build] mirror in the configuration",
             )
         metadata.write_bytes(metadata_tar(base))
-        # The alias is moved afterwards: an import cannot take one that is in use.
-        fingerprint = images.import_(
-            metadata,
-            rootfs,
-            properties={
-                "coi.base.recipe": base.digest,
-                "description": f"coi base, Debian {base.suite}",
-                "os": "debian",
-                "release": base.suite,
-            },
-        )
-    images.set_alias(base.alias, fingerprint)
+        return _import(images, base, metadata, rootfs)
+
+
+def _interrupt(process: Process) -> None:
+    """Ctrl-C for mmdebstrap and all its children, then SIGKILL.
+
+    It ignores a signal that reaches it alone (1.3.5: it waits for its setup);
+    its process group is its own (see :meth:`Runner.spawn`).
+    """
+    for signum, seconds in ((signal.SIGINT, _GRACE), (signal.SIGKILL, 5.0)):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signum)
+        if process.poll(seconds):
+            return
+
+
+def _remove_rest(directory: Path, mode: str) -> None:
+    """Remove what a killed mmdebstrap left: files of the mapped ids in unshare mode."""
+    rest = [str(path) for path in directory.glob("mmdebstrap.*")]
+    if not rest:
+        return
+    if mode == "unshare":
+        Runner("mmdebstrap").run(["--unshare-helper", "rm", "-rf", "--", *rest], timeout=120)
+    else:
+        for path in rest:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _import(images: Images, base: DebianBase, metadata: Path, rootfs: Path) -> str:
+    """Import the base and let the alias move to it; its fingerprint."""
+    before = images.find(base.alias)
+    properties = {
+        "coi.base.recipe": base.digest,
+        "description": f"coi base, Debian {base.suite}",
+        "os": "debian",
+        "release": base.suite,
+    }
+    try:
+        # Without the alias: an import cannot take one that is in use.
+        fingerprint = images.import_(metadata, rootfs, properties=properties)
+        images.set_alias(base.alias, fingerprint)
+    except BaseException:
+        for image in images.all():
+            if image.properties.get("coi.base.recipe") == base.digest and not image.aliases:
+                images.delete(image.fingerprint)
+        raise
     if before is not None and "coi.base.recipe" in before.properties:
         images.delete(before.fingerprint)
     return fingerprint
@@ -324,8 +301,9 @@ def metadata_tar(base: DebianBase, *, now: float | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _require(runner: Runner) -> None:
-    if not runner.available():
+def _require() -> None:
+    """The programs and keys; UnavailableError where one is missing."""
+    if not Runner("mmdebstrap").available():
         raise UnavailableError(
             "mmdebstrap is not installed, and no image server can be asked for a base",
             hint="install it: sudo apt-get install mmdebstrap debian-archive-keyring; "
@@ -354,7 +332,7 @@ def _mode() -> str:
         user = str(os.geteuid())
     names = {user, str(os.geteuid())}
     missing = [path for path in ("/etc/subuid", "/etc/subgid") if not _has_range(path, names)]
-    if missing or which("newuidmap") is None:
+    if missing or shutil.which("newuidmap") is None:
         raise UnavailableError(
             f"the user {user} cannot bootstrap a base: no subordinate ids",
             details=f"missing: {', '.join([*missing] or ['newuidmap (package uidmap)'])}",

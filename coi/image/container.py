@@ -7,7 +7,7 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -71,12 +71,18 @@ class Log:
     def write(self, text: str) -> None:
         os.write(self.fd, text.encode("utf-8", "replace"))
 
-    def follow(self, process: Process, timeout: float, *, grace: float = 0.0) -> int:
+    def follow(
+        self,
+        process: Process,
+        timeout: float,
+        *,
+        stop: Callable[[Process], object] = lambda process: process.stop(0.0),
+    ) -> int:
         """Wait for a process that writes here, showing its newest line.
 
         Args:
             timeout: seconds that it may run.
-            grace: seconds that it gets to end by itself when it is stopped.
+            stop: ends it when it runs for too long or coi is interrupted.
 
         Returns:
             Its exit code.
@@ -94,11 +100,11 @@ class Log:
             else:
                 return process.wait()
         except BaseException:
-            process.stop(grace)
+            stop(process)
             raise
         finally:
             self._show()
-        process.stop(grace)
+        stop(process)
         raise CoiError(f"gave up after {timeout:.0f} s")
 
     def _show(self) -> None:

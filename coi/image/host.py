@@ -120,6 +120,66 @@ def apt_lines(dump: str, notes: list[str]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def debian_mirrors(root: Path) -> tuple[str, str]:
+    """Archive and security archive of the host's own sources; '' where unknown,
+    and where the host is not Debian."""
+    try:
+        release = (root / "etc/os-release").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", ""
+    if not re.search(r"^ID=[\"']?debian[\"']?$", release, re.MULTILINE):
+        return "", ""
+    archive = security = ""
+    files = [root / "etc/apt/sources.list"]
+    for pattern in ("*.sources", "*.list"):
+        files += sorted((root / "etc/apt/sources.list.d").glob(pattern))
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        for uri, suite in parse_sources(text):
+            if not re.fullmatch(r"https?://[A-Za-z0-9._:\-\[\]]+(/[A-Za-z0-9._~/\-]*)?", uri):
+                continue
+            uri = uri.rstrip("/")
+            if suite.endswith("-security") or uri.endswith("/debian-security"):
+                security = security or uri
+            elif uri.endswith("/debian"):  # not the repository of some other product
+                archive = archive or uri
+    return archive, security
+
+
+def parse_sources(text: str) -> list[tuple[str, str]]:
+    """(URI, suite) of the enabled binary sources in a sources.list(5) file, of
+    either format."""
+    found: list[tuple[str, str]] = []
+    if re.search(r"^(Types|URIs):", text, re.MULTILINE | re.IGNORECASE):
+        for stanza in re.split(r"\n[ \t]*\n", text):
+            fields: dict[str, str] = {}
+            key = ""
+            for line in stanza.splitlines():
+                if line.startswith("#"):
+                    continue
+                if line[:1] in (" ", "\t") and key:
+                    fields[key] += " " + line.strip()
+                elif ":" in line:
+                    key, _, value = line.partition(":")
+                    key = key.strip().lower()
+                    fields[key] = value.strip()
+            if fields.get("enabled", "yes").lower() in ("no", "false"):
+                continue
+            if "deb" not in fields.get("types", "").split():
+                continue
+            for uri in fields.get("uris", "").split():
+                found += [(uri, suite) for suite in fields.get("suites", "").split()]
+        return found
+    for line in text.splitlines():
+        match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line)
+        if match:
+            found.append((match.group(1), match.group(2)))
+    return found
+
+
 def _proxies(environ: Mapping[str, str], notes: list[str]) -> tuple[tuple[str, str], ...]:
     found = []
     for name in _PROXY_NAMES:
