@@ -14,8 +14,19 @@ from coi.workspace.directory import INSIDE, absolute, check_text, overlap
 _RESERVED = frozenset(
     map(
         PurePosixPath,
-        ("/", "/bin", "/boot", "/etc", "/home", "/home/code", "/lib", "/lib64", "/root", "/run")
-        + ("/sbin", "/usr", "/var"),
+        (
+            "/",
+            "/bin",
+            "/boot",
+            "/etc",
+            "/home",
+            "/home/code",
+            "/lib",
+            "/root",
+            "/run",
+            "/usr",
+            "/var",
+        ),
     )
 )
 _CLOSED = tuple(
