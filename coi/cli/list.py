@@ -39,6 +39,7 @@ def list_(
 def collect(context: Context, *, saved: bool) -> dict[str, Any]:
     """The listing, as its JSON form."""
     from coi.session.finish import recover
+    from coi.session.body import CONTAINER, RUN
     from coi.session.model import is_session, number
 
     engine = context.engine
@@ -59,7 +60,9 @@ def collect(context: Context, *, saved: bool) -> dict[str, Any]:
             "network": row.coi("network") or "open",
         }
         for row in sorted(rows, key=lambda r: r.name)
-        if is_session(row) and row.name not in gone and row.coi("owner") == str(os.getuid())
+        if (is_session(row) or row.coi("state") in (RUN, CONTAINER))
+        and row.name not in gone
+        and row.coi("owner") == str(os.getuid())
     ]
     data: dict[str, Any] = {"active_containers": active}
     if saved:

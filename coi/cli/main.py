@@ -22,6 +22,7 @@ Root.commands_table = {
     "attach": ("coi.cli.attach", "app"),
     "list": ("coi.cli.list", "app"),
     "info": ("coi.cli.info", "app"),
+    "run": ("coi.cli.run", "app"),
     "shutdown": ("coi.cli.names", "shutdown_app"),
     "kill": ("coi.cli.names", "kill_app"),
     "persist": ("coi.cli.names", "persist_app"),

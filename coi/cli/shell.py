@@ -10,7 +10,8 @@ import typer
 
 from coi.cli.context import Context
 from coi.cli.options import Command, context_of
-from coi.errors import Interrupted, RefusedError
+from coi.cli.place import place_of
+from coi.errors import Interrupted
 
 app = typer.Typer()
 
@@ -46,37 +47,25 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     from coi.session.model import StartRequest
     from coi.session.naming import check_session_id
     from coi.session.terminal import need_terminal
-    from coi.workspace.directory import resolve
-    from coi.workspace.mounts import devices
-    from coi.workspace.ownership import session_user, uses_shift
 
     if not background:
         need_terminal()
     output = context.output
-    workspace = resolve(context.workspace, private=context.home)
+    place = place_of(context)
     config = context.loaded.config
-    _check_network(context)
-    user = session_user(config.incus.code_user, uid=config.incus.code_uid)
-    shift = uses_shift(workspace.source, disabled=config.incus.disable_shift)
     resume = context.resume
     size = shutil.get_terminal_size()
     request = StartRequest(
-        workspace=workspace,
+        workspace=place.workspace,
         tool=context.manager.get(config.tool.name),
-        user=user,
-        shift=shift,
+        user=place.user,
+        shift=place.shift,
         slot=context.slot,
         persistent=config.defaults.persistent,
         resume=check_session_id(resume) if resume else resume,
         image=config.defaults.image,
         environment=context.environment(),
-        devices=devices(
-            config.mounts.default,
-            context.values.get("mount") or (),
-            context.values.get("storage"),
-            shift=shift,
-            private=context.home,
-        ),
+        devices=place.devices,
         size=(size.columns, size.lines),
         debug=debug,
         tmux=tmux,
@@ -139,20 +128,3 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
             start_and_attend(context, background=background, debug=debug, tmux=tmux)
     if ended is not None:
         raise ended
-
-
-def _check_network(context: Context) -> None:
-    """Refuse a network policy that this version cannot enforce."""
-    loaded = context.loaded
-    mode = loaded.config.network.mode
-    if mode == "open":
-        return
-    if loaded.origins.get("network.mode", "built-in") == "built-in":
-        context.output.notice(
-            "Network: open (this version does not isolate it; --network=open says so yourself)"
-        )
-        return
-    raise RefusedError(
-        f"this version cannot enforce network mode {mode!r}",
-        hint="--network=open starts the session without network isolation",
-    )

@@ -61,6 +61,16 @@ class Process:
         except ProcessLookupError:  # already reaped
             self._pidfd = None
 
+    def fileno(self) -> int:
+        """A descriptor that is readable once the process has ended, for ``select``.
+
+        Raises:
+            ProcessLookupError: it has ended and was waited for.
+        """
+        if self._pidfd is None:
+            raise ProcessLookupError(self.pid)
+        return self._pidfd
+
     def poll(self, timeout: float = 0.0) -> bool:
         """Wait up to ``timeout`` seconds; True once the process has ended."""
         if self._pidfd is None:

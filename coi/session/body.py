@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from coi.workspace.directory import Workspace
     from coi.workspace.ownership import SessionUser
 
+RUN = "run"  # value of user.coi.state: an instance of `coi run`
+CONTAINER = "container"  # and one of `coi container launch`
+
 # What Docker inside needs (Incus, "Instance options", security.*), and no restart
 # with the host: a session without its tool would only look like one.
 BASE_CONFIG = {
@@ -71,6 +74,6 @@ def with_workspace(
 
 
 def made_by_coi(state: str, **keys: object) -> dict[str, str]:
-    """``user.coi.*`` keys of what is no session: ``state`` is ``run`` or ``container``."""
+    """``user.coi.*`` keys of what is no session: ``state`` is RUN or CONTAINER."""
     values = {"state": state, "owner": os.getuid(), "version": __version__, **keys}
     return {CONFIG_PREFIX + key.replace("_", "-"): str(value) for key, value in values.items()}

@@ -21,6 +21,7 @@ from coi.incus.errors import MissingError
 from coi.incus.instances import Instance
 from coi.incus.process import read_all, shielded
 from coi.session import inside
+from coi.session.body import RUN
 from coi.session.model import (
     REMOVING,
     SAVED,
@@ -280,6 +281,11 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
     """
     gone: set[str] = set()
     for row in rows:
+        if row.coi("state") == RUN:
+            from coi.session.run import over
+
+            gone |= {row.name} if over(engine, row) else set()
+            continue
         if not row.stopped or row.coi("owner") != str(os.getuid()):
             continue
         lock = engine.lock(row.name)

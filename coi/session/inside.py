@@ -53,8 +53,8 @@ if [ "$user" != root ]; then
   now=$(id -u -- "$user" 2>/dev/null) || exit 91
   group=$(id -gn -- "$user")
   if [ "$now" != "$uid" ] || [ "$(id -g -- "$user")" != "$gid" ]; then
-    { groupmod -o -g "$gid" -- "$group" && usermod -o -u "$uid" -g "$gid" -- "$user" &&
-      chown -hR -- "$uid:$gid" "$home"; } >&2 || exit 92
+    said=$({ groupmod -o -g "$gid" -- "$group" && usermod -o -u "$uid" -g "$gid" -- "$user" &&
+      chown -hR -- "$uid:$gid" "$home"; } 2>&1) || { printf '%s\n' "$said" >&2; exit 92; }
   fi
 fi
 exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \

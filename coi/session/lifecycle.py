@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from coi.errors import CoiError, NotFoundError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
+from coi.session.body import RUN
 from coi.session.finish import Outcome, dismiss, finish_stopped
 from coi.session.model import REMOVING, Engine, belongs_to, from_instance, is_session
+from coi.session.run import ours
 
 _POLL = 0.05  # seconds
 _OTHER = 60.0  # seconds that another coi, attached to the session, has to finish it
@@ -91,7 +93,8 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
             with suppress(CoiError):
                 engine.instances.set_state(row.name, "stop", force=True)
     if not is_session(row):
-        engine.instances.remove(row.name)
+        with suppress(MissingError):  # an ephemeral one has deleted itself
+            engine.instances.remove(row.name)
         return
     lock = engine.lock(row.name)
     lock.acquire(_OTHER)
@@ -139,12 +142,16 @@ def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Lefto
     rows = engine.instances.all()
     mine = [row for row in rows if row.coi("owner") == str(os.getuid())]
     for row in mine:
+        if row.coi("state") == RUN and not ours(engine, row):
+            continue  # its locks are elsewhere: nobody here can tell
         lock = engine.lock(row.name)
         if not lock.try_acquire():
             continue  # somebody attends to it
         lock.release()
         if row.coi("state") == REMOVING:
             result.append(Leftover("container", row.name, "half deleted"))
+        elif row.coi("state") == RUN:
+            result.append(Leftover("container", row.name, "its coi is gone"))
         elif row.stopped and (row.coi("persistent") != "true" or everything):
             result.append(Leftover("container", row.name, "stopped"))
     names = {row.name for row in rows}

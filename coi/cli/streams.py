@@ -1,0 +1,77 @@
+"""Standard input, output and error of a command that runs inside."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from coi.errors import UsageError
+
+
+def passed_input() -> int | None:
+    """Standard input, when there is something to pass: not a terminal, not closed."""
+    try:
+        return None if os.isatty(0) or not os.fstat(0) else 0
+    except OSError:
+        return None
+
+
+def checked_argv(words: list[str]) -> tuple[str, ...]:
+    """A command's argv as Incus can carry it.
+
+    Raises:
+        UsageError: a word that is not UTF-8 (Incus speaks JSON).
+    """
+    for word in words:
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(f"the command is not UTF-8: {word!r}") from None
+    return tuple(words)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Where a command's output is collected, in memory."""
+
+    stdout: int
+    stderr: int
+
+    def text(self) -> dict[str, str]:
+        """Both as text, for JSON; bytes that are no UTF-8 become U+FFFD."""
+        from coi.incus.process import read_all
+
+        return {
+            "stdout": read_all(self.stdout).decode("utf-8", "replace"),
+            "stderr": read_all(self.stderr).decode("utf-8", "replace"),
+        }
+
+    def replay(self) -> None:
+        """Write both where they belong, byte for byte."""
+        from coi.incus.process import read_all
+
+        for source, target in ((self.stdout, 1), (self.stderr, 2)):
+            write_all(target, read_all(source))
+
+
+@contextmanager
+def capturing() -> Iterator[Captured]:
+    """Anonymous memory for the length of a command."""
+    out, err = os.memfd_create("coi-out"), os.memfd_create("coi-err")
+    try:
+        yield Captured(out, err)
+    finally:
+        os.close(out)
+        os.close(err)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write bytes as they are; a reader that has gone away is no error."""
+    sys.stdout.flush()
+    view = memoryview(data)
+    with suppress(BrokenPipeError):
+        while view:
+            view = view[os.write(fd, view) :]

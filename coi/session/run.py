@@ -1,0 +1,231 @@
+"""One command in an instance of its own: ``coi run``.
+
+Four calls: create and start, wait for the boot, exec, stop. The boot has a call
+of its own because its troubles must not be in the command's standard error, nor
+its time in the command's. The instance is ephemeral: the daemon deletes it once
+it has stopped, and nobody waits for that.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from coi.errors import CoiError
+from coi.incus.errors import ImageMissingError, MissingError
+from coi.incus.process import shielded
+from coi.session import inside
+from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
+from coi.session.feed import READ_HEADER, Fed, header
+from coi.session.naming import workspace_id
+from coi.session.settle import settle
+
+if TYPE_CHECKING:
+    from coi.incus.instances import Instance
+    from coi.session.model import Engine
+    from coi.workspace.directory import Workspace
+    from coi.workspace.ownership import SessionUser
+
+TIMED_OUT = 124  # exit code, as timeout(1)
+_DELETION = 60  # seconds in which the daemon has surely deleted what it was told to
+
+# As the session's user. Arguments: the header's size, then the command's argv.
+_COMMAND = (
+    "set -a; [ -r /etc/coi/environment ] && . /etc/coi/environment; set +a\n"
+    + READ_HEADER
+    + 'cd /workspace || exit 126\nunset OLDPWD\nexec "$@"\n'
+)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is to be run, and where its streams go.
+
+    Attributes:
+        command: argv inside.
+        environment: from ``--env`` and the profile.
+        timeout: seconds for the command, None for no limit.
+        stdin: a file descriptor, None for nothing.
+    """
+
+    command: tuple[str, ...]
+    workspace: Workspace
+    user: SessionUser
+    image: str
+    shift: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    timeout: float | None = None
+    terminal: str = "xterm-256color"
+    stdin: int | None = None
+    stdout: int = 1
+    stderr: int = 2
+
+
+def run(engine: Engine, request: RunRequest) -> int:
+    """Run the command; its exit code, 128 + n for signal n, 124 at the timeout.
+
+    Whatever happens, the instance is gone or going afterwards.
+
+    Raises:
+        CoiError: the instance could not be made, or Incus was lost meanwhile.
+    """
+    name = f"{engine.prefix}{workspace_id(request.workspace.path)}-r{os.urandom(3).hex()}"
+    lock = engine.lock(name)
+    lock.try_acquire()
+    ending = _Ending(engine, name)
+    try:
+        _create(engine, name, request)
+        try:
+            return _execute(engine, name, request, ending)
+        finally:
+            ending.stop(wait=False)
+    finally:
+        lock.release(remove=not ending.left)
+
+
+class _Ending:
+    """Stops the instance, once.
+
+    Attributes:
+        left: it could not be stopped; the lock's file is then left too, and
+            the next coi that lists ends it.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+        self._done = False
+        self.left = False
+
+    def stop(self, *, wait: bool) -> CoiError | None:
+        """Kill everything inside; the daemon then deletes the instance.
+
+        Args:
+            wait: until nothing runs (0.7 s); else return once it is accepted.
+
+        Returns:
+            why it could not be done.
+        """
+        if self._done:
+            return None
+        self._done = True
+        with shielded():
+            try:
+                self._engine.instances.set_state(self._name, "stop", force=True, wait=wait)
+            except MissingError as error:
+                return error
+            except CoiError as error:
+                self.left = True
+                return error
+        return None
+
+
+def _create(engine: Engine, name: str, request: RunRequest) -> None:
+    keys = made_by_coi(
+        RUN, workspace=request.workspace.path, image=request.image, locks=_locks(engine)
+    )
+    body = with_workspace(
+        instance_body(name, request.image, keys, devices=request.devices, ephemeral=True),
+        request.workspace,
+        request.user,
+        shift=request.shift,
+    )
+    pending = None
+    try:
+        with shielded():
+            pending = engine.instances.start_create(body)
+        pending.result()
+    except ImageMissingError:
+        raise
+    except BaseException:
+        if pending is not None:
+            pending.settle()
+            with shielded(), suppress(CoiError):
+                engine.instances.remove(name)
+        raise
+
+
+def _execute(engine: Engine, name: str, request: RunRequest, ending: _Ending) -> int:
+    """The command in the instance, which is stopped when that ends."""
+    head = header(request.environment)
+    command = inside.become(
+        request.user,
+        f"TERM={request.terminal}", "IS_SANDBOX=1",
+        "sh", "-c", _COMMAND, "coi", str(len(head)), *request.command,
+    )  # fmt: skip
+    settle(engine, name, user=request.user)
+    deadline = None if request.timeout is None else time.monotonic() + request.timeout
+    with Fed(
+        engine.client.runner,
+        engine.instances.exec_args(name, command, cwd="/"),
+        head=head,
+        source=request.stdin,
+        stdout=request.stdout,
+        stderr=request.stderr,
+        die_with_parent=True,
+    ) as client:
+        try:
+            code = client.wait(deadline)
+        except TimeoutError:
+            code = TIMED_OUT
+            ending.stop(wait=True)
+        except BaseException:
+            ending.stop(wait=True)  # first: the client only passes signals on
+            raise
+    problem = ending.stop(wait=False)
+    if code == 1 and problem is not None:  # it is the client's own, then
+        raise problem
+    return code
+
+
+def _locks(engine: Engine) -> str:
+    """Which lock directory tells whether a run's coi is alive: host, inode, path."""
+    place = engine.home / "locks"
+    return f"{os.uname().nodename}:{place.stat().st_ino}:{place}"
+
+
+def ours(engine: Engine, row: Instance) -> bool:
+    """Whether an instance is a run of this user, told by locks that this coi sees."""
+    with suppress(OSError):
+        return (
+            row.coi("state") == RUN
+            and row.coi("owner") == str(os.getuid())
+            and row.coi("locks") == _locks(engine)
+        )
+    return False
+
+
+def over(engine: Engine, row: Instance) -> bool:
+    """Whether a run's coi is gone; what it has left is stopped, and so deleted.
+
+    A coi that ends removes its lock's file, and the daemon is at work. A file
+    that nobody holds is that of a coi that was killed.
+    """
+    if not ours(engine, row):
+        return False
+    lock = engine.lock(row.name)
+    recent = datetime.now(timezone.utc) - timedelta(seconds=_DELETION)
+    if not lock.path.exists() and row.created_at > recent.isoformat():
+        return True
+    if not lock.try_acquire():
+        return False
+    ending = _Ending(engine, row.name)
+    try:
+        if row.running:
+            ending.stop(wait=False)
+        else:
+            engine.instances.remove(row.name)
+    except MissingError:
+        return True
+    except CoiError:  # half made still: the next coi tries again
+        ending.left = True
+        return False
+    finally:
+        lock.release(remove=not ending.left)
+    return True

@@ -1,0 +1,68 @@
+"""Wait until an instance that has just started can be worked in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from coi.errors import CoiError
+from coi.session import inside
+
+if TYPE_CHECKING:
+    from coi.session.model import Engine
+    from coi.workspace.ownership import SessionUser
+
+DEADLINE = 30.0  # seconds for all of it; the script itself gives up after 8
+
+# An instance that has just started has no address yet, and its systemd-tmpfiles is about
+# to empty /tmp (both measured: 0.3 to 0.9 s after the start). Where PID 1 is systemd this
+# waits for sysinit.target, and for a default route where there is a NIC.
+_SCRIPT = r"""
+nic() { for n in /sys/class/net/*; do [ "${n##*/}" = lo ] || return 0; done; return 1; }
+route() {
+  while read -r _ to _; do [ "$to" = 00000000 ] && return 0; done </proc/net/route
+  while read -r to size _ _ _ _ _ _ _ by; do
+    [ "$size" = 00 ] && [ "$by" != lo ] && [ "$to" = 00000000000000000000000000000000 ] && return 0
+  done </proc/net/ipv6_route
+  return 1
+} 2>/dev/null
+read -r init </proc/1/comm
+read -r up _ </proc/uptime
+end=$((${up%%.*}+8))
+while [ "$init" = systemd ] && [ "${up%%.*}" -lt "$end" ]; do
+  if ! nic || route; then systemctl is-active -q sysinit.target 2>/dev/null && break; fi
+  sleep 0.02
+  read -r up _ </proc/uptime
+done
+exec "$@"
+"""
+
+
+def settle(engine: Engine, name: str, *, user: SessionUser | None = None) -> None:
+    """Wait until the instance can be entered, its /tmp stays and its network is up.
+
+    Args:
+        user: of the session: is also given the numbers that it has outside.
+
+    Raises:
+        CoiError: the instance has no such user, or lacks what sessions need.
+    """
+    after: Sequence[str] = inside.become(user, "true") if user else ("true",)
+    command = ["sh", "-c", _SCRIPT, "coi", *after]
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            done = engine.instances.exec(name, command, timeout=DEADLINE, cwd="/")
+        except TimeoutError:
+            return
+        if inside.NOT_ENTERED not in done.error_text or time.monotonic() > deadline:
+            break
+        time.sleep(inside.ENTER_POLL)
+    if user is not None and done.exit_code != 0:
+        raise CoiError(
+            f"cannot work in {name}: "
+            + inside.MEANING.get(done.exit_code, f"exit code {done.exit_code}"),
+            details=done.error_text,
+            hint="coi build --force makes an image that coi can use",
+        )
