@@ -20,6 +20,7 @@ from coi.cli.context import Context
 from coi.errors import UsageError
 
 _OPTIONAL_VALUE = frozenset({"--resume", "--continue"})
+_BARE_RESUME = "coi.bare-resume"  # in the root's meta: one of them came without a value
 
 
 def _show_version(value: bool) -> None:
@@ -187,6 +188,11 @@ class Root(TyperGroup):
             from difflib import get_close_matches
 
             near = get_close_matches(word, self.commands_table, n=1, cutoff=0.5)
+            if not near and ctx.meta.get(_BARE_RESUME):
+                raise UsageError(
+                    f"there is no command {word!r} - did you mean --resume={word}?",
+                    hint="a session's id follows an equals sign",
+                )
             raise UsageError(
                 f"there is no command {word!r}" + (f", did you mean {near[0]!r}?" if near else ""),
                 hint=f"coi {near[0]} --help" if near else "coi --help lists the commands",
@@ -196,7 +202,8 @@ class Root(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = [p for p in self.params if hasattr(p, "is_flag")]
         words = with_resume_value(args, options)
-        if not _has_command(words, options) and not {"--help", "--version"} & set(words):
+        ctx.meta[_BARE_RESUME] = words != args
+        if _lacks_command(words, options) and not {"--help", "--version"} & set(words):
             words.append("shell")
         return super().parse_args(ctx, words)
 
@@ -211,15 +218,16 @@ def _value_options(options: Sequence[Any]) -> set[str]:
     return names - _OPTIONAL_VALUE
 
 
-def _has_command(words: Sequence[str], options: Sequence[Any]) -> bool:
+def _lacks_command(words: Sequence[str], options: Sequence[Any]) -> bool:
+    """Whether there are only flags, none of them without its value."""
     takes_value = _value_options(options)
     rest = iter(words)
     for word in rest:
         if not word.startswith("-") or word == "-":
-            return True
-        if word in takes_value:
-            next(rest, None)
-    return False
+            return False
+        if word in takes_value and next(rest, None) is None:
+            return False
+    return True
 
 
 def context_of(ctx: typer.Context) -> Context:
