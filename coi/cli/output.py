@@ -94,6 +94,13 @@ class Output:
         if not self.quiet:
             self._error_line(clean(text))
 
+    def transient(self, text: str) -> None:
+        """A line that the next one replaces, '' to clear it; on a terminal only."""
+        if not self.quiet and sys.stderr.isatty():
+            with suppress(OSError, ValueError):
+                sys.stderr.write("\r\x1b[K" + clean(text).replace("\n", " "))
+                sys.stderr.flush()
+
     def error(self, error: CoiError) -> None:
         """``Error:``, the reason, ``Hint:``."""
         lines = [f"Error: {clean(error.brief)}"]
