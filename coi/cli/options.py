@@ -158,6 +158,15 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A noun: its commands carry the global flags."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+            names = self.list_commands(ctx)
+            raise UsageError(
+                f"{ctx.command_path} needs a command",
+                hint=", ".join(f"{ctx.command_path} {name}" for name in names),
+            )
+        return super().parse_args(ctx, args)
+
 
 class Root(TyperGroup):
     """``coi`` itself: global flags, then a command, ``shell`` when there is none.
@@ -203,7 +212,8 @@ class Root(TyperGroup):
         options = [p for p in self.params if hasattr(p, "is_flag")]
         words = with_resume_value(args, options)
         ctx.meta[_BARE_RESUME] = words != args
-        if _lacks_command(words, options) and not {"--help", "--version"} & set(words):
+        alone = _lacks_command(words, options) and not {"--help", "--version"} & set(words)
+        if alone and not ctx.resilient_parsing:  # while completing, any command may follow
             words.append("shell")
         return super().parse_args(ctx, words)
 
