@@ -1,0 +1,91 @@
+"""Start-up is a feature: what the short commands import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LINE = """
+import json, sys
+before = set(sys.modules)
+sys.argv = ["coi", *sys.argv[1:]]
+from coi.cli.main import run
+try:
+    code = run(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+sys.stderr.write("\\n" + json.dumps([code, sorted(set(sys.modules) - before)]))
+"""
+
+HEAVY = {
+    "asyncio", "concurrent.futures.thread", "email", "http", "importlib.metadata", "markdown_it",
+    "multiprocessing", "platformdirs", "pluggy", "pydantic", "pygments", "rich", "sh", "ssl",
+    "tarfile", "tomli", "unittest", "urllib.request", "xml", "zipfile",
+}  # fmt: skip
+
+# What `coi list` needs: sh to start incus (and sh imports asyncio and importlib.metadata,
+# which imports email), tomli for the configuration, tarfile and the plugins' API to save what it recovers.
+OF_LIST = {"sh", "asyncio", "concurrent.futures.thread", "email", "importlib.metadata", "pluggy",
+           "ssl", "tarfile", "tomli", "zipfile"}  # fmt: skip
+
+
+def imported(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, set[str]]:
+    """The exit code and the modules that a command line imports, this process's own not counted."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LINE, *arguments],
+        capture_output=True, text=True, check=True, timeout=30,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **(environment or {})},
+    )  # fmt: skip
+    code, modules = json.loads(done.stderr.rpartition("\n")[2])
+    return code, set(modules)
+
+
+def heavy(modules: set[str]) -> set[str]:
+    return {name for name in HEAVY if name in modules}
+
+
+@pytest.fixture
+def fake_incus(tmp_path: Path) -> dict[str, str]:
+    """A PATH whose `incus` answers that there are no instances."""
+    script = tmp_path / "bin" / "incus"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\necho \'{"type":"sync","status_code":200,"metadata":[]}\'\n')
+    script.chmod(0o755)
+    return {"PATH": f"{script.parent}:{os.environ['PATH']}", "COI_HOME": str(tmp_path / "coi")}
+
+
+def test_version_imports_little() -> None:
+    code, modules = imported("version")
+    assert code == 0
+    assert not heavy(modules)
+    own = {name for name in modules if name.split(".")[0] == "coi"}
+    assert own == {
+        "coi", "coi.cli", "coi.cli.context", "coi.cli.main", "coi.cli.options", "coi.cli.output",
+        "coi.cli.version", "coi.errors",
+    }  # fmt: skip
+    assert len(modules) < 150
+
+
+def test_list_imports_what_it_needs(fake_incus: dict[str, str]) -> None:
+    code, modules = imported("list", environment=fake_incus)
+    assert code == 0
+    assert not heavy(modules) - OF_LIST
+    own = {name for name in modules if name.split(".")[0] == "coi"}
+    assert not own & {
+        "coi.session.start", "coi.session.claim", "coi.session.attach", "coi.tools.prepare",
+        "coi.cli.shell", "coi.workspace.mounts",
+    }  # fmt: skip
+    assert not any(name.startswith("coi.image") for name in own)
+    assert len(modules) < 300
+
+
+@pytest.mark.parametrize("command", ["shell", "list", "attach", "config", "tool", "build", "trust"])
+def test_help_draws_without_the_heavy_ones(command: str) -> None:
+    code, modules = imported(command, "--help")
+    assert code == 0
+    assert not modules & {"sh", "pydantic", "http", "asyncio", "tarfile"}
