@@ -38,8 +38,8 @@ def list_(
 
 def collect(context: Context, *, saved: bool) -> dict[str, Any]:
     """The listing, as its JSON form."""
-    from coi.session.finish import recover
     from coi.session.body import CONTAINER, RUN
+    from coi.session.finish import recover
     from coi.session.model import is_session, number
 
     engine = context.engine

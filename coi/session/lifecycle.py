@@ -14,7 +14,7 @@ from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.session.body import RUN
 from coi.session.finish import Outcome, dismiss, finish_stopped
 from coi.session.model import REMOVING, Engine, belongs_to, from_instance, is_session
-from coi.session.run import ours
+from coi.session.run import going, ours
 
 _POLL = 0.05  # seconds
 _OTHER = 60.0  # seconds that another coi, attached to the session, has to finish it
@@ -142,8 +142,8 @@ def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Lefto
     rows = engine.instances.all()
     mine = [row for row in rows if row.coi("owner") == str(os.getuid())]
     for row in mine:
-        if row.coi("state") == RUN and not ours(engine, row):
-            continue  # its locks are elsewhere: nobody here can tell
+        if row.coi("state") == RUN and (not ours(engine, row) or going(engine, row)):
+            continue  # its locks are elsewhere, or it is being deleted
         lock = engine.lock(row.name)
         if not lock.try_acquire():
             continue  # somebody attends to it

@@ -38,7 +38,7 @@ _DELETION = 60  # seconds in which the daemon has surely deleted what it was tol
 _COMMAND = (
     "set -a; [ -r /etc/coi/environment ] && . /etc/coi/environment; set +a\n"
     + READ_HEADER
-    + 'cd /workspace || exit 126\nunset OLDPWD\nexec "$@"\n'
+    + 'cd /workspace || exit 125\nunset OLDPWD\nexec "$@"\n'
 )
 
 
@@ -201,6 +201,12 @@ def ours(engine: Engine, row: Instance) -> bool:
     return False
 
 
+def going(engine: Engine, row: Instance) -> bool:
+    """Whether a run's coi ended a moment ago as it should: the daemon is at work."""
+    recent = datetime.now(timezone.utc) - timedelta(seconds=_DELETION)
+    return not engine.lock(row.name).path.exists() and row.created_at > recent.isoformat()
+
+
 def over(engine: Engine, row: Instance) -> bool:
     """Whether a run's coi is gone; what it has left is stopped, and so deleted.
 
@@ -210,8 +216,7 @@ def over(engine: Engine, row: Instance) -> bool:
     if not ours(engine, row):
         return False
     lock = engine.lock(row.name)
-    recent = datetime.now(timezone.utc) - timedelta(seconds=_DELETION)
-    if not lock.path.exists() and row.created_at > recent.isoformat():
+    if going(engine, row):
         return True
     if not lock.try_acquire():
         return False

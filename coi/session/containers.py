@@ -1,0 +1,276 @@
+"""Single containers, without a session: what ``coi container`` does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
+from coi.incus.errors import AlreadyExistsError, ImageMissingError, MissingError
+from coi.session.body import CONTAINER, instance_body, made_by_coi
+from coi.session.feed import READ_HEADER, Fed, header
+from coi.session.model import number
+from coi.session.settle import settle
+from coi.workspace.directory import absolute
+
+if TYPE_CHECKING:
+    from coi.incus.instances import Instance
+    from coi.session.model import Engine
+
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,254}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{12,64}")
+STOP_STEPS = (5, 25)  # seconds of each graceful stop, before force
+_HANDED = "/tmp/.coi-env-"  # noqa: S108 - 128 random bits follow, made with noclobber
+
+# As whoever the command runs as. Arguments: the header's size, the directory ('' for
+# /workspace, or / where there is none), then argv. HOME is that of the password file.
+_EXEC = (
+    'home=$(getent passwd "$(id -u)" 2>/dev/null) && home=${home%:*} && export HOME="${home##*:}"\n'
+    + READ_HEADER
+    + r"""
+if [ -n "$1" ]; then cd -- "$1" || exit 125; else cd /workspace 2>/dev/null || cd /; fi
+unset OLDPWD
+shift
+exec "$@"
+"""
+)
+_STORE = 'umask 077; set -C; cat > "$1"'
+_RESTORE = '. "$1"; rm -f -- "$1"; shift; exec "$@"'
+
+
+def check_name(name: str) -> str:
+    """``name``, when Incus takes it for an instance.
+
+    Incus: letters, digits and dashes; begins with a letter, does not end with
+    a dash; at most 63 (``IsInstanceName`` of its instance type package).
+
+    Raises:
+        UsageError: it is another.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"not a container's name: {name!r}",
+            hint="letters, digits and dashes; a letter first, no dash last; 63 at most",
+        )
+    return name
+
+
+def launch(engine: Engine, image: str, name: str, *, ephemeral: bool) -> None:
+    """Create and start a container; it can be entered afterwards.
+
+    Raises:
+        UsageError: a name or image that cannot be.
+        CoiError: the image or its room is missing, or the name is taken.
+    """
+    check_name(name)
+    if not _IMAGE.fullmatch(image):
+        raise UsageError(f"not an image's name: {image!r}")
+    keys = made_by_coi(CONTAINER, image=image, persistent="false" if ephemeral else "true")
+    body = instance_body(name, image, keys, ephemeral=ephemeral)
+    try:
+        engine.instances.create(body)
+    except ImageMissingError:
+        if not _FINGERPRINT.fullmatch(image):
+            raise
+        body["source"] = {"type": "image", "fingerprint": image}
+        engine.instances.create(body)
+    except AlreadyExistsError as error:
+        raise CoiError(
+            f"{name} already exists", details=error.details, hint=f"coi container delete {name}"
+        ) from error
+    settle(engine, name)
+
+
+def start(engine: Engine, name: str) -> None:
+    """Start a stopped container; it can be entered afterwards."""
+    engine.instances.set_state(check_name(name), "start")
+    settle(engine, name)
+
+
+def stop(engine: Engine, name: str, *, force: bool) -> None:
+    """Stop a container: gracefully for 30 s, then by force.
+
+    systemd does not hear the request right after its start, so it is made twice.
+
+    Raises:
+        MissingError: there is none.
+        CoiError: it does not run.
+    """
+    row = engine.instances.get(check_name(name))
+    if row.stopped:
+        raise CoiError(f"{name} is not running")
+    for seconds in () if force else STOP_STEPS:
+        try:
+            engine.instances.set_state(name, "stop", timeout=seconds)
+        except MissingError:  # ephemeral: it has deleted itself
+            return
+        except CoiError:
+            continue
+        return
+    try:
+        engine.instances.set_state(name, "stop", force=True)
+    except MissingError:
+        if row.ephemeral:
+            return
+        raise
+
+
+def delete(engine: Engine, name: str, *, force: bool) -> None:
+    """Delete a container, a running one with ``force``.
+
+    Raises:
+        MissingError: there is none.
+        CoiError: it runs.
+    """
+    if force:
+        engine.instances.remove(check_name(name))
+    else:
+        engine.instances.delete(check_name(name))
+
+
+def find(engine: Engine, name: str) -> Instance | None:
+    """The container, or None."""
+    return engine.instances.find(check_name(name))
+
+
+def running(engine: Engine, name: str) -> Instance:
+    """The container, which runs.
+
+    Raises:
+        NotFoundError: there is none.
+        CoiError: it does not run.
+    """
+    row = find(engine, name)
+    if row is None:
+        raise NotFoundError(f"{name} not found", hint="coi list")
+    if not row.running:
+        raise CoiError(f"{name} is not running", hint=f"coi container start {name}")
+    return row
+
+
+def mount(engine: Engine, name: str, device: str, source: str, path: str, *, shift: bool) -> None:
+    """Add a disk device: a directory or file of the host at ``path`` inside.
+
+    Raises:
+        UsageError: a name or path that cannot be.
+        NotFoundError: no such container, or nothing at ``source``.
+        RefusedError: ``source`` holds coi's own data.
+    """
+    check_name(name)
+    if not _DEVICE.fullmatch(device):
+        raise UsageError(f"not a device's name: {device!r}")
+    inside = PurePosixPath(path)
+    if not inside.is_absolute() or ".." in inside.parts or inside == PurePosixPath("/"):
+        raise UsageError(f"the path inside must be absolute, and not /: {path!r}")
+    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in source + path):
+        raise UsageError(f"a path has a control character: {source + path!r}")
+    try:
+        real = absolute(Path(source).expanduser()).resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise NotFoundError(f"nothing to mount at {source}", details=str(error)) from error
+    private = engine.home.resolve()
+    if private.is_relative_to(real) or real.is_relative_to(private):
+        raise RefusedError(f"will not share {source} with a container: it holds coi's own data")
+    row = engine.instances.get(name)
+    if device in row.devices:
+        raise CoiError(f"{name} already has a device {device}")
+    disk = {"type": "disk", "source": str(real), "path": str(inside)}
+    if shift:
+        disk["shift"] = "true"
+    engine.instances.update(name, devices={device: disk})
+
+
+@dataclass(frozen=True)
+class ExecRequest:
+    """A command in a running container.
+
+    Attributes:
+        user, group: numeric; the group defaults to the session user's, or the
+            user's own number.
+        cwd: '' is /workspace, or / where there is none.
+        tty: on a terminal of its own.
+        stdin: a file descriptor, None for nothing.
+        terminal: TERM, where there is a terminal.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    user: int = 0
+    group: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    tty: bool = False
+    stdin: int | None = None
+    stdout: int = 1
+    stderr: int = 2
+    terminal: str = "xterm-256color"
+
+
+def execute(engine: Engine, request: ExecRequest) -> int:
+    """Run a command; its exit code, 128 + n for signal n, 125 without its directory.
+
+    Values of the environment are in no argv: they travel ahead of standard
+    input, and with a terminal in a file that is read once.
+
+    Raises:
+        NotFoundError: no such container.
+        CoiError: it does not run.
+    """
+    row = running(engine, request.name)
+    group = request.group
+    if group is None:
+        own = row.coi("uid") == str(request.user)
+        group = number(row, "gid") if own else request.user
+    head = header(request.environment)
+    if request.tty:
+        return _on_terminal(engine, request, group, head)
+    command = ("sh", "-c", _EXEC, "coi", str(len(head)), request.cwd, *request.command)
+    args = _args(engine, request, group, command)
+    with Fed(
+        engine.client.runner,
+        args,
+        head=head,
+        source=request.stdin,
+        stdout=request.stdout,
+        stderr=request.stderr,
+    ) as client:
+        return client.wait()
+
+
+def _on_terminal(engine: Engine, request: ExecRequest, group: int, head: bytes) -> int:
+    command: Sequence[str] = request.command
+    if head:
+        path = _HANDED + os.urandom(16).hex()
+        done = engine.instances.exec(
+            request.name,
+            ["sh", "-c", _STORE, "coi", path],
+            stdin=head,
+            user=request.user,
+            group=group,
+            cwd="/",
+        )
+        if done.exit_code != 0:
+            raise CoiError("the environment could not be set", details=done.error_text)
+        command = ("sh", "-c", _RESTORE, "coi", path, *command)
+    command = ("sh", "-c", _EXEC, "coi", "0", request.cwd, *command)
+    args = _args(engine, request, group, command)
+    code = engine.client.runner.interactive(args)
+    return code if code >= 0 else 128 - code
+
+
+def _args(engine: Engine, request: ExecRequest, group: int, command: Sequence[str]) -> list[str]:
+    return engine.instances.exec_args(
+        request.name,
+        command,
+        user=request.user,
+        group=group,
+        cwd="/",
+        environment={"TERM": request.terminal} if request.tty else None,
+        tty=request.tty,
+    )
