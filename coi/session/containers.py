@@ -129,7 +129,7 @@ def delete(engine: Engine, name: str, *, force: bool) -> None:
         CoiError: it runs.
     """
     if force:
-        engine.instances.remove(check_name(name))
+        engine.instances.remove(engine.instances.get(check_name(name)).name)
     else:
         engine.instances.delete(check_name(name))
 
