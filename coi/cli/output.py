@@ -33,6 +33,11 @@ def clean(text: str) -> str:
 _UNSAFE = frozenset({"Cc", "Cf", "Cs"})
 
 
+def one_line(text: str) -> str:
+    """:func:`clean`, and line breaks, tabs and runs of spaces become one space."""
+    return " ".join(clean(text).split())
+
+
 class Output:
     """Writes for one command.
 
@@ -103,7 +108,7 @@ class Output:
 
     def error(self, error: CoiError) -> None:
         """``Error:``, the reason, ``Hint:``."""
-        lines = [f"Error: {clean(error.brief)}"]
+        lines = [f"Error: {one_line(error.brief)}"]
         if error.details:
             lines += ["  " + line for line in clean(error.details).splitlines() if line.strip()]
         if error.hint:

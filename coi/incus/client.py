@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from coi.errors import CoiError
+from coi.errors import UsageError
 from coi.incus.errors import IncusError, classify
 from coi.incus.process import Completed, Process, Runner
 
@@ -174,8 +174,8 @@ def segment(name: str) -> str:
     """A name as one path segment of a REST URL.
 
     Raises:
-        CoiError: an empty name, or one with control characters.
+        UsageError: an empty name, or one with control characters.
     """
     if not name or any(ord(c) < 0x20 or ord(c) == 0x7F for c in name):
-        raise CoiError(f"not a usable name: {name!r}")
+        raise UsageError(f"not a usable name: {name!r}")
     return quote(name, safe="")
