@@ -260,6 +260,7 @@ class Builder:
             container.create_from_remote(
                 source.remote, config=config, timeout=1800.0, network=self.network
             )
+        container.enter()
         image = container.identify(self.architecture, self.config.incus.code_user)
         container.wait_for_network()
         if self._resolves_elsewhere():

@@ -33,6 +33,7 @@ CONFIG = {
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL = 0.05  # seconds
 _NETWORK_DEADLINE = 30  # seconds for an address by DHCP
+_ENTER_DEADLINE = 30.0  # seconds until commands run inside
 _REMOVE_DEADLINE = 120.0  # seconds for operations that were under way
 _SHOWN_LINES = 15  # of a failed step's output in the error
 
@@ -178,10 +179,37 @@ class BuildContainer:
         )
 
     def execute(self, script: str, timeout: float = 60.0) -> Completed:
-        """Run a script as root and return what it wrote; any exit code is fine."""
-        return self.instances.exec(
-            self.name, _SHELL, stdin=script.encode(), timeout=timeout, user=0, group=0, cwd="/"
-        )
+        """Run a script as root and return what it wrote; any exit code is fine.
+
+        Raises:
+            CoiError: it took too long.
+        """
+        try:
+            return self.instances.exec(
+                self.name, _SHELL, stdin=script.encode(), timeout=timeout, user=0, group=0, cwd="/"
+            )
+        except TimeoutError as error:
+            raise CoiError("the build container does not answer", details=str(error)) from error
+
+    def enter(self) -> None:
+        """Wait until commands run inside: on a busy machine the daemon cannot
+        enter a container whose init is still setting itself up.
+
+        Raises:
+            CoiError: it cannot be entered.
+        """
+        deadline = time.monotonic() + _ENTER_DEADLINE
+        while True:
+            try:
+                done = self.execute("exit 0", 10.0)
+                reason = done.error_text
+                if done.exit_code == 0:
+                    return
+            except CoiError as error:
+                reason = error.details
+            if time.monotonic() > deadline:
+                raise CoiError("cannot enter the build container", details=reason)
+            time.sleep(_POLL)
 
     def wait_for_network(self) -> bool:
         """Until there is an IPv4 address and a default route; False at the deadline."""
