@@ -90,9 +90,7 @@ class CheckedInfo(tarfile.TarInfo):
         reader.chain += 1
         try:
             info = super().fromtarfile(reader)
-        except _END_OF_ARCHIVE:
-            if reader.chain > 1:
-                raise _damaged("it ends after an extended header") from None
+        except _END_OF_ARCHIVE:  # after an extended header tarfile makes it another
             raise
         except (_HEADER_ERROR, ValueError, ArithmeticError, LookupError) as error:
             raise _damaged(str(error)) from error
