@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from coi.errors import CoiError
+from coi.incus.process import shielded
 
 LIMIT = 8  # processes at a time
 
@@ -30,6 +31,8 @@ def side_by_side(
 ) -> dict[str, CoiError | None]:
     """Run ``work`` for every item; what became of each, in the order given.
 
+    A single item is worked on in this process: what is no CoiError goes through.
+
     Args:
         work: raises CoiError when it fails; anything else it raises counts as
             a failure too, named by its type.
@@ -43,32 +46,40 @@ def side_by_side(
             return {items[0]: error}
         return {items[0]: None}
     waiting = list(dict.fromkeys(items))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     running: dict[int, tuple[str, int]] = {}  # pid -> item, read end of its pipe
     try:
         while waiting or running:
             while waiting and len(running) < limit:
                 item = waiting.pop(0)
-                running.update([_fork(item, work)])
+                with shielded():  # a signal finds a worker known here, or not yet made
+                    running.update([_fork(item, work, mask)])
             pid = _next(running)
-            item, read_end = running.pop(pid)
+            item, read_end = running[pid]
             outcome[item] = _read(read_end, item)
+            with shielded():
+                os.waitpid(pid, 0)
+                del running[pid]
+                os.close(read_end)
     finally:
-        for pid, (_item, read_end) in running.items():
+        for pid in running:
             os.kill(pid, signal.SIGTERM)
+        for pid, (_item, read_end) in running.items():
             os.waitpid(pid, 0)
             os.close(read_end)
     return {item: outcome[item] for item in dict.fromkeys(items)}
 
 
 def _next(running: dict[int, tuple[str, int]]) -> int:
-    """Wait for one of the running processes, leaving other children alone."""
+    """One of the running processes that reports, or is gone."""
     fds = {read_end: pid for pid, (_item, read_end) in running.items()}
     ready, _, _ = select.select(list(fds), [], [])
-    os.waitpid(fds[ready[0]], 0)
     return fds[ready[0]]
 
 
-def _fork(item: str, work: Callable[[str], None]) -> tuple[int, tuple[str, int]]:
+def _fork(
+    item: str, work: Callable[[str], None], mask: set[int | signal.Signals]
+) -> tuple[int, tuple[str, int]]:
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid:
@@ -78,8 +89,9 @@ def _fork(item: str, work: Callable[[str], None]) -> tuple[int, tuple[str, int]]
     try:
         os.close(read_end)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to pass on
-        report = _attempt(item, work)
-        os.write(write_end, json.dumps(report).encode()[:65536])
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with os.fdopen(write_end, "wb") as pipe:
+            pipe.write(json.dumps(_attempt(item, work)).encode())
         code = 0
     finally:
         os._exit(code)
@@ -96,7 +108,9 @@ def _attempt(item: str, work: Callable[[str], None]) -> list[str | int]:
 
 
 def _read(read_end: int, item: str) -> CoiError | None:
-    with os.fdopen(read_end, "rb") as pipe:
+    """What a process reported: read to its end before the process is waited for,
+    which may still be writing."""
+    with os.fdopen(read_end, "rb", closefd=False) as pipe:
         data = pipe.read()
     try:
         report = json.loads(data)
