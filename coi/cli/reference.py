@@ -56,7 +56,7 @@ def _commands(group: Any, context: Any, path: str) -> Iterator[tuple[str, Any]]:
         command = group.get_command(context, name)
         full = f"{path} {name}".strip()
         if hasattr(command, "list_commands"):
-            if getattr(command, "invoke_without_command", False):
+            if "Example:" in (command.help or ""):  # it works alone too, as coi build does
                 yield full, command
             inner = typer.Context(command, info_name=name, parent=context)
             yield from _commands(command, inner, full)

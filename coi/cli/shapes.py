@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_IMAGE = ("alias", "fingerprint", "description", "size", "created_at", "tools", "base")
+_TOOL = (
+    "name", "title", "binary", "origin", "distribution", "state", "state_exclude", "credentials",
+    "host_files",
+)  # fmt: skip
+_HOST_FILE = ("source", "target", "credential")
+
 JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "list": {
         "": ("active_containers", "saved_sessions"),
@@ -28,23 +35,28 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "run": {"": ("stdout", "stderr", "exit_code")},
     "container exec": {"": ("stdout", "stderr", "exit_code")},
-    "image list": {
-        "": ("images",),
-        "images[]": (
-            "alias", "fingerprint", "description", "size", "created_at", "tools", "base",
-        ),
-    },
-    "images": {"": ("images",)},
+    "tmux list": {"[]": ("name", "session", "workspace", "tool")},
+    "image list": {"": ("images",), "images[]": _IMAGE},
+    "images": {"": ("images",), "images[]": _IMAGE},
     "image publish": {"": ("fingerprint", "alias")},
+    "tool list": {
+        "": ("tools", "problems"),
+        "tools[]": _TOOL,
+        "tools[].host_files[]": _HOST_FILE,
+        "problems[]": ("name", "reason"),
+    },
+    "tool info": {"": _TOOL, "host_files[]": _HOST_FILE},
 }  # fmt: skip
 
 
 def keys_of(value: Any, path: str = "") -> dict[str, tuple[str, ...]]:
     """The keys in a JSON value, as :data:`JSON_KEYS` writes them; lists by their first element."""
+    if isinstance(value, list):
+        return keys_of(value[0], f"{path}[]") if value else {}
     found: dict[str, tuple[str, ...]] = {}
     if isinstance(value, dict):
         found[path] = tuple(value)
         for key, inner in value.items():
-            if isinstance(inner, list) and inner and isinstance(inner[0], dict):
-                found.update(keys_of(inner[0], f"{path}.{key}[]".lstrip(".")))
+            if isinstance(inner, list):
+                found.update(keys_of(inner, f"{path}.{key}".lstrip(".")))
     return found
