@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -33,7 +32,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     from coi.incus.process import shielded
     from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish, recover
-    from coi.session.model import belongs_to, from_instance
+    from coi.session.model import from_instance, is_session
     from coi.session.naming import instance_name
     from coi.session.terminal import need_terminal
     from coi.workspace.directory import absolute
@@ -43,7 +42,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         name = instance_name(engine.prefix, absolute(context.workspace), context.slot)
     rows = engine.instances.all()
     recover(engine, rows)
-    active = [row for row in rows if row.running and belongs_to(row, os.getuid())]
+    active = [row for row in rows if row.running and is_session(row) and engine.attends(row)]
     if name is not None:
         active = [row for row in active if row.name == name]
         if not active:

@@ -14,13 +14,15 @@ from coi.session.naming import tmux_session
 from coi.session.terminal import interrupts_inside, terminal_name, terminal_restored
 from coi.workspace.directory import INSIDE
 
+_AT_ONCE = 1.0  # seconds in which nobody has typed `sudo poweroff`
+
 
 def converse(engine: Engine, session: Session, *, starting: Starting | None = None) -> bool:
     """Attach this terminal to the session's tmux until it lets go.
 
     Returns:
-        whether tmux let go by itself (detached or ended); False when the
-        connection was cut, as a power-off does.
+        False when the session was powering off already, so that there was
+        nothing to attach to.
 
     Args:
         starting: the exec that starts the tool; the terminal's own exec is
@@ -41,13 +43,14 @@ def converse(engine: Engine, session: Session, *, starting: Starting | None = No
         },
         tty=True,
     )  # fmt: skip
-    exit_code = _on_terminal(engine, session, args, starting)
+    begun = time.monotonic()
+    exit_code, cut = _on_terminal(engine, session, args, starting)
     if exit_code == inside.NO_SESSION:
         raise CoiError(
             f"No tmux session found in {session.instance}",
             hint=f"coi attach {session.instance} --bash opens a shell",
         )
-    return exit_code == 0
+    return exit_code != inside.STOPPING and not (cut and time.monotonic() - begun < _AT_ONCE)
 
 
 def shell(engine: Engine, session: Session, *, launch: bool = False) -> None:
@@ -68,7 +71,8 @@ def shell(engine: Engine, session: Session, *, launch: bool = False) -> None:
 
 def _on_terminal(
     engine: Engine, session: Session, args: list[str], starting: Starting | None
-) -> int:
+) -> tuple[int, bool]:
+    """Run a client on this terminal; its exit code, and whether the daemon cut it off."""
     deadline = time.monotonic() + inside.ENTER_DEADLINE
     with terminal_restored(), interrupts_inside():
         while True:
@@ -79,7 +83,7 @@ def _on_terminal(
             time.sleep(inside.ENTER_POLL)
     if said:
         engine.report(said)
-    return exit_code
+    return exit_code, bool(said)
 
 
 def _client(

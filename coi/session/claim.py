@@ -7,7 +7,6 @@ tmux (coi.session.begin), and attach (coi.session.attach).
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -17,7 +16,7 @@ from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
 from coi.incus.process import shielded
 from coi.session.body import instance_body, with_workspace
-from coi.session.model import Session, belongs_to, from_instance, identity, number
+from coi.session.model import Session, from_instance, identity, is_session, number
 from coi.session.naming import instance_name, new_session_id
 
 if TYPE_CHECKING:
@@ -157,7 +156,9 @@ def _resume_target(
     own = [
         row
         for row in rows
-        if belongs_to(row, os.getuid()) and row.coi("workspace") == str(request.workspace.path)
+        if is_session(row)
+        and engine.attends(row)
+        and row.coi("workspace") == str(request.workspace.path)
     ]
     store = engine.store
     if request.resume:
@@ -199,7 +200,8 @@ def _reuse(
     """The persistent instance of this workspace and slot, running, if there is one."""
     for row in sorted(rows, key=lambda r: number(r, "slot")):
         if (
-            not belongs_to(row, os.getuid())
+            not is_session(row)
+            or not engine.attends(row)
             or row.coi("persistent") != "true"
             or row.coi("workspace") != str(request.workspace.path)
             or (request.slot and row.coi("slot") != str(request.slot))

@@ -286,7 +286,7 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
 
             gone |= {row.name} if over(engine, row) else set()
             continue
-        if not row.stopped or row.coi("owner") != str(os.getuid()):
+        if not row.stopped or not engine.attends(row):
             continue
         lock = engine.lock(row.name)
         if row.coi("state") == REMOVING:

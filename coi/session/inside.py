@@ -79,10 +79,12 @@ tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
 """
 )
 
-# Waits for the session that another exec is starting, then becomes its client.
+# Waits for the session that another exec is starting, then becomes its client. One that
+# runs already may be powering off: its terminal would be cut in a moment.
 _ATTACH = r"""
 export TMUX_TMPDIR="$HOME/.coi"
 i=0
+[ "$2" -gt 0 ] || [ "$(systemctl is-system-running 2>/dev/null)" != stopping ] || exit 75
 until tmux has-session -t "=$1" 2>/dev/null; do
   i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
 done

@@ -79,6 +79,15 @@ class Lock:
         return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
 
 
+def place_of(directory: Path) -> str:
+    """Which directory of locks this is, on this host and on no other: host, inode, path.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return f"{os.uname().nodename}:{directory.stat().st_ino}:{directory}"
+
+
 @contextmanager
 def locked(path: Path, timeout: float) -> Iterator[Lock]:
     """Hold a lock for the length of a ``with`` block."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from coi import __version__
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
-from coi.session.locks import Lock
+from coi.session.locks import Lock, place_of
 from coi.workspace.ownership import SessionUser
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ class Engine:
     def lock(self, instance: str) -> Lock:
         """The lock that the coi attending to an instance holds."""
         return Lock(self.home / "locks" / f"{instance}.lock")
+
+    def attends(self, row: Instance) -> bool:
+        """Whether an instance is this user's and of this coi home, whose locks tell
+        if anybody is with it; with another COI_HOME it is somebody else's business."""
+        if row.coi("owner") != str(os.getuid()):
+            return False
+        try:
+            return row.coi("locks") in ("", place_of(self.home / "locks"))
+        except OSError:
+            return not row.coi("locks")
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,7 @@ def identity(session: Session) -> dict[str, str]:
         "user": session.user.name,
         "home": session.user.home,
         "image": session.image,
+        "locks": place_of(session.lock.path.parent),
         "version": __version__,
         "state": "session",
     }

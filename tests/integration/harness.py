@@ -267,6 +267,11 @@ class Host:
         self.screens.append(opened)
         return opened
 
+    def listed(self) -> list[dict[str, Any]]:
+        """What ``coi list`` says of the test's instances; other tests have theirs."""
+        rows = self.coi("list", "--format", "json").ok().json["active_containers"]
+        return [row for row in rows if row["name"].startswith(self.prefix)]
+
     # -- Incus
 
     def instances(self) -> dict[str, str]:

@@ -79,10 +79,11 @@ class Screen:
 
     def dump(self) -> str:
         """For the message of a failure."""
+        shown = re.sub(r"\n{3,}", "\n\n", self.text)
         tail = re.sub(r"\n\s*\n+", "\n", self.log)[-3000:]
         bar = "-" * 40
         return (
-            f"\n{bar} screen of {self.command}\n{re.sub(chr(10) + '{3,}', chr(10), self.text)}\n{bar} its output's end\n{tail}\n{bar}"
+            f"\n{bar} screen of {self.command}\n{shown}\n{bar} the end of its output\n{tail}\n{bar}"
         )
 
     def alive(self) -> bool:

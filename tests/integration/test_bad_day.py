@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from dummy import PROMPT, ask, codes, power_off, said
+from dummy import PROMPT, ask, power_off, said
 from harness import Host
 
 # A client whose first exec of each kind fails as the real one does now and then while

@@ -131,7 +131,7 @@ def test_slots_are_apart(host: Host) -> None:
     assert "of-one" not in host.inside("ls -A /home/code", slot=2)
     third = background(host, "--slot", "1")
     assert "Slot 1 is occupied, using slot 3 instead" in third
-    listed = host.coi("list", "--format", "json").ok().json["active_containers"]
+    listed = host.listed()
     assert [row["slot"] for row in listed] == [1, 2, 3]
     assert len({row["session_id"] for row in listed}) == 3
     several = host.coi("attach").ok().out
@@ -197,7 +197,7 @@ def test_background_then_attach(host: Host) -> None:
     err = background(host)
     name = host.instance()
     assert f"Running in the background: coi attach {name}" in err
-    row = host.coi("list", "--format", "json").ok().json["active_containers"][0]
+    row = host.listed()[0]
     assert row["name"] == name
     assert row["status"] == "Running"
     assert row["persistent"] is False
@@ -220,7 +220,7 @@ def test_debug_and_no_tmux(host: Host) -> None:
     debug.expect(r"/workspace\S*[$#] ?$")
     debug.line("pgrep -c dummy-tool; echo in-$TMUX-")
     debug.expect("^0$")
-    debug.expect("in-/tmp/tmux")
+    debug.expect("in-/home/code/.coi/tmux")
     debug.line("exit")
     debug.ended()
     assert "Container kept running" in debug.log
@@ -289,9 +289,13 @@ def test_coi_killed_and_the_instance_stopped(host: Host, how: str) -> None:
         incus("stop", "--force", name).ok()
     wait_for(lambda: host.instances() == {name: "Stopped"})
     assert host.saved() == []
+    elsewhere = host.directory("elsewhere")
+    away = host.coi("list", environ={"COI_HOME": str(elsewhere)}).ok()
+    assert "Recovering" not in away.err
+    assert host.instances() == {name: "Stopped"}, "a session of another COI_HOME is not touched"
     recovered = host.coi("list", "--all", "--format", "json").ok()
     assert "Recovering session" in recovered.err
-    assert recovered.json["active_containers"] == []
+    assert name not in {row["name"] for row in recovered.json["active_containers"]}
     (saved,) = recovered.json["saved_sessions"]
     host.settled()
     resumed = start(host, "--resume")
