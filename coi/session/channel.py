@@ -177,7 +177,7 @@ class Channel:
         with shielded():
             try:
                 if kind is not None and self._feed:
-                    self.finish(_GRACE)
+                    self.finish(min(_GRACE, self._stall))
             finally:
                 self._close_data()
                 self._process.__exit__(kind, error, trace)

@@ -8,6 +8,7 @@ files travel as GNU tar's sparse members, whatever their holes.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
@@ -22,6 +23,7 @@ _BLOCK = 512
 _NAMED = 100  # files that changed, by name
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO does not block
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # the last two: now a link
 _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFIFO: "a FIFO",
@@ -100,7 +102,7 @@ class Packer:
         """A directory and all in it.
 
         Raises:
-            OSError: something cannot be read; what vanishes meanwhile is only noted.
+            OSError: something cannot be read; what changes its kind meanwhile is left out.
         """
         self._directory(os.fstat(top), name)
         stack = [(os.dup(top), os.scandir(top), name, shown)]
@@ -116,12 +118,12 @@ class Packer:
                 inner = f"{path}/{entry.name}", f"{label}/{entry.name}"
                 try:
                     child = self._entry(fd, entry.name, *inner)
-                except (FileNotFoundError, NotADirectoryError):
-                    self._tally.skip(inner[1], "it vanished")
-                    continue
                 except OSError as error:
-                    error.filename = inner[1]
-                    raise
+                    if error.errno not in _CHANGED:
+                        error.filename = inner[1]
+                        raise
+                    self._tally.skip(inner[1], "it went away or became something else")
+                    continue
                 if child is not None:
                     stack.append((child, os.scandir(child), *inner))
         finally:
