@@ -15,8 +15,8 @@ from coi.errors import CoiError, UsageError
 
 # Escape sequences (ECMA-48: CSI, OSC and the other string controls, two-byte ones).
 _ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[PX^_\]].*?(?:\x1b\\|\x07|$)|\x1b[ -/]*[0-~]",
-    re.DOTALL,
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[PX^_\]][^\n]*?(?:\x1b\\|\x07|$)|\x1b[ -/]*[0-~]",
+    re.MULTILINE,  # a string control that nobody ends ends with its line
 )
 
 

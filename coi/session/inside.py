@@ -50,12 +50,16 @@ set -u
 user=$1 uid=$2 gid=$3 home=$4; shift 4
 command -v setpriv >/dev/null && command -v bash >/dev/null || exit 94
 if [ "$user" != root ]; then
-  now=$(id -u -- "$user" 2>/dev/null) || exit 91
-  group=$(id -gn -- "$user")
-  if [ "$now" != "$uid" ] || [ "$(id -g -- "$user")" != "$gid" ]; then
-    said=$({ groupmod -o -g "$gid" -- "$group" && usermod -o -u "$uid" -g "$gid" -- "$user" &&
-      chown -hR -- "$uid:$gid" "$home"; } 2>&1) || { printf '%s\n' "$said" >&2; exit 92; }
-  fi
+  id -u -- "$user" >/dev/null 2>&1 || exit 91
+  said=$(
+    exec 2>&1
+    # An exec whose client failed may still be at it: its work is waited for, not repeated.
+    exec 9>/run/coi-user.lock && flock 9
+    [ "$(id -u -- "$user")" = "$uid" ] && [ "$(id -g -- "$user")" = "$gid" ] && exit 0
+    group=$(id -gn -- "$user" 2>/dev/null) || group=$user
+    groupmod -o -g "$gid" -- "$group" && usermod -o -u "$uid" -g "$gid" -- "$user" &&
+      chown -hR -- "$uid:$gid" "$home"
+  ) || { printf '%s\n' "$said" >&2; exit 92; }
 fi
 exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \
   env -i HOME="$home" USER="$user" LOGNAME="$user" SHELL=/bin/bash LANG=C.UTF-8 \
@@ -75,7 +79,7 @@ umask 022
 command -v tmux >/dev/null || exit 95
 export TMUX_TMPDIR="$HOME/.coi"
 tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
-  bash "$HOME/.coi/launch" </dev/null || exit 95
+  bash "$HOME/.coi/launch" </dev/null || tmux has-session -t "=$1" || exit 95
 """
 )
 

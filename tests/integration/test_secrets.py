@@ -1,0 +1,136 @@
+"""No credential and no --env value is where others on the host can see it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dummy import power_off, start
+from harness import Host, incus
+
+ENV = "canary-env-5c1d9e07"
+CREDENTIAL = "canary-credential-83b2f6aa"
+HOST = "canary-host-environment-41f0"
+
+
+@contextmanager
+def watched() -> Iterator[set[bytes]]:
+    """Every command line on this machine, sampled as fast as it goes."""
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.is_set():
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen.add(entry.read_bytes())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_canaries(host: Host) -> None:
+    host.write("home/.dummy/credentials", CREDENTIAL, 0o600)
+    with watched() as seen:
+        screen = start(host, "-e", "PLAIN=seen-in-argv", environ={"CANARY_HOST": HOST})
+        screen.line("env PLAIN")
+        screen.expect("seen-in-argv")
+        name = host.instance()
+        shown = incus("config", "show", "--expanded", name).ok().out
+        raw = incus("query", f"/1.0/instances/{name}?recursion=1").ok().out
+        assert "user.coi.session-id" in shown, "the look is a real one"
+        screen.line("env CANARY_HOST")
+        screen.expect(r"dummy> env CANARY_HOST")
+        everywhere = host.inside(
+            "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; "
+            "su code -c 'TMUX_TMPDIR=$HOME/.coi tmux show-environment -g'; "
+            f"grep -rls -e {HOST} /home /root /tmp /run /etc /var/lib 2>/dev/null || true"
+        )
+        assert HOST not in everywhere
+        assert "HOME=/home/code" in everywhere, "the look is a real one"
+        assert "IS_SANDBOX=1" in everywhere
+        files = host.inside(
+            "cd /home/code/.dummy && stat -c '%a %U %n' credentials && cat credentials"
+        )
+        assert files == f"600 code credentials\n{CREDENTIAL}"
+        power_off(screen)
+        screen.ended()
+    # The user's own command line is the user's; what coi starts must not repeat it.
+    others = [line for line in seen if b"incus" in line.split(b"\0")[0] or b"setpriv" in line]
+    assert others, "the sampler saw the incus client"
+    for line in others:
+        assert b"seen-in-argv" not in line
+        assert CREDENTIAL.encode() not in line
+    for text in (shown, raw):
+        assert "seen-in-argv" not in text
+        assert CREDENTIAL not in text
+    (saved,) = host.saved()
+    state = host.state_file(saved["id"])
+    with tarfile.open(state) as tar:
+        names = tar.getnames()
+    assert ".dummy/credentials" not in names
+    assert CREDENTIAL.encode() not in state.read_bytes()
+
+
+def test_env_by_name_is_in_no_command_line(host: Host) -> None:
+    with watched() as seen:
+        screen = start(host, "-e", "FROM_HOST", environ={"FROM_HOST": ENV})
+        screen.line("env FROM_HOST")
+        screen.expect(ENV)
+        shown = incus("config", "show", "--expanded", host.instance()).ok().out
+        power_off(screen)
+        screen.ended()
+    assert not [line for line in seen if ENV.encode() in line]
+    assert ENV not in shown
+
+
+def test_credentials_come_afresh_and_can_be_left_out(host: Host) -> None:
+    host.write("home/.dummy/credentials", "first", 0o600)
+    screen = start(host)
+    screen.line("remember CODE-PLUM")
+    screen.expect("you said")
+    power_off(screen)
+    screen.ended()
+    host.settled()
+    host.write("home/.dummy/credentials", "second", 0o600)
+    resumed = start(host, "--resume")
+    assert host.inside("cat /home/code/.dummy/credentials") == "second"
+    power_off(resumed)
+    resumed.ended()
+    host.settled()
+    host.config(
+        f'[defaults]\nimage = "{host.image}"\nmount_claude_config = false\n[tool]\nname = "dummy"\n'
+    )
+    without = start(host, "--resume")
+    assert host.inside("ls /home/code/.dummy/credentials 2>&1", ok=False).strip() != ""
+    assert "second" not in host.inside("cat /home/code/.dummy/* 2>/dev/null", ok=False)
+    power_off(without)
+    without.ended()
+
+
+def test_claude_credentials(host: Host) -> None:
+    host.write("home/.claude/.credentials.json", json.dumps({"claudeAiOauth": {"a": CREDENTIAL}}))
+    host.write(
+        "home/.claude.json",
+        json.dumps({"theme": "light", "projects": {"/home/me/secret-project": {"history": ["x"]}}}),
+    )
+    host.coi("shell", "--background", "--tool", "claude").ok()
+    inside = host.inside(
+        "cd /home/code && stat -c '%a %U' .claude/.credentials.json && "
+        "cat .claude/.credentials.json .claude.json"
+    )
+    assert inside.startswith("600 code\n")
+    assert CREDENTIAL in inside
+    assert "secret-project" not in inside
+    assert '"theme": "light"' in inside or '"theme":"light"' in inside
+    assert "hasCompletedOnboarding" in inside
+    host.coi("kill", host.instance()).ok()
