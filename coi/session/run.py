@@ -22,6 +22,7 @@ from coi.incus.process import shielded
 from coi.session import inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, Fed, header
+from coi.session.locks import place_of
 from coi.session.naming import workspace_id
 from coi.session.settle import settle
 
@@ -80,7 +81,7 @@ def run(engine: Engine, request: RunRequest) -> int:
     lock.try_acquire()
     ending = _Ending(engine, name)
     try:
-        _create(engine, name, request)
+        _create(engine, name, request, place_of(lock.path.parent))
         try:
             return _execute(engine, name, request, ending)
         finally:
@@ -126,10 +127,8 @@ class _Ending:
         return None
 
 
-def _create(engine: Engine, name: str, request: RunRequest) -> None:
-    keys = made_by_coi(
-        RUN, workspace=request.workspace.path, image=request.image, locks=_locks(engine)
-    )
+def _create(engine: Engine, name: str, request: RunRequest, locks: str) -> None:
+    keys = made_by_coi(RUN, workspace=request.workspace.path, image=request.image, locks=locks)
     body = with_workspace(
         instance_body(name, request.image, keys, devices=request.devices, ephemeral=True),
         request.workspace,
@@ -184,21 +183,9 @@ def _execute(engine: Engine, name: str, request: RunRequest, ending: _Ending) ->
     return code
 
 
-def _locks(engine: Engine) -> str:
-    """Which lock directory tells whether a run's coi is alive: host, inode, path."""
-    place = engine.home / "locks"
-    return f"{os.uname().nodename}:{place.stat().st_ino}:{place}"
-
-
 def ours(engine: Engine, row: Instance) -> bool:
     """Whether an instance is a run of this user, told by locks that this coi sees."""
-    with suppress(OSError):
-        return (
-            row.coi("state") == RUN
-            and row.coi("owner") == str(os.getuid())
-            and row.coi("locks") == _locks(engine)
-        )
-    return False
+    return row.coi("state") == RUN and engine.attends(row)
 
 
 def going(engine: Engine, row: Instance) -> bool:

@@ -11,7 +11,7 @@ from coi.incus.process import Completed
 from coi.session import inside
 from coi.session.body import CONTAINER, RUN
 from coi.session.containers import check_name, find
-from coi.session.model import belongs_to
+from coi.session.model import is_session
 from coi.session.naming import tmux_session
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def sessions(engine: Engine) -> list[Found]:
         row
         for row in engine.instances.all()
         if row.running
-        and row.coi("owner") == str(os.getuid())
-        and (belongs_to(row, os.getuid()) or row.coi("state") in (RUN, CONTAINER))
+        and engine.attends(row)
+        and (is_session(row) or row.coi("state") in (RUN, CONTAINER))
     ]
     return [
         Found(row.name, tmux_session(row.name), row.coi("workspace"), row.coi("tool"))
