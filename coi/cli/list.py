@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
 
 from coi.cli.context import Context
 from coi.cli.options import Command, context_of
+from coi.cli.output import one_line
 from coi.errors import UsageError
 
 app = typer.Typer()
@@ -62,7 +62,7 @@ def collect(context: Context, *, saved: bool) -> dict[str, Any]:
         for row in sorted(rows, key=lambda r: r.name)
         if (is_session(row) or row.coi("state") in (RUN, CONTAINER))
         and row.name not in gone
-        and row.coi("owner") == str(os.getuid())
+        and engine.attends(row)
     ]
     data: dict[str, Any] = {"active_containers": active}
     if saved:
@@ -90,16 +90,16 @@ def _text(data: dict[str, Any]) -> str:
         if row["ipv4"]:
             lines.append(f"    IPv4: {row['ipv4']}")
         lines.append(f"    Created: {row['created_at']}")
-        lines.append(f"    Image: {row['image']}")
-        lines.append(f"    Workspace: {row['workspace']}")
+        lines.append(f"    Image: {one_line(row['image'])}")
+        lines.append(f"    Workspace: {one_line(row['workspace'])}")
     if not data["active_containers"]:
         lines.append("  (none)")
     if "saved_sessions" in data:
         lines += ["", "Saved Sessions:"]
         for row in data["saved_sessions"]:
-            lines.append(f"  {row['id']} ({row['tool']})")
+            lines.append(f"  {row['id']} ({one_line(row['tool'])})")
             lines.append(f"    Saved: {row['saved_at']}")
-            lines.append(f"    Workspace: {row['workspace']}")
+            lines.append(f"    Workspace: {one_line(row['workspace'])}")
         if not data["saved_sessions"]:
             lines.append("  (none)")
     return "\n".join(lines)
