@@ -27,8 +27,8 @@ def model(gateway: str, tmp_path: Path) -> Iterator[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout
     try:
-        assert process.stdout
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found
         yield found[0]
