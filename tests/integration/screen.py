@@ -22,7 +22,7 @@ _ESCAPES = re.compile(
 )
 
 
-class _Emulator(pyte.Screen):  # type: ignore[misc]
+class _Emulator(pyte.Screen):
     """pyte, which takes xterm's key-mode sequences (CSI > ... m) for colours."""
 
     def select_graphic_rendition(self, *attrs: int, private: bool = False, **_: Any) -> None:
