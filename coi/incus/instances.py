@@ -224,12 +224,18 @@ class PendingCreate:
         self._out = os.memfd_create("coi-create-out")
         self._err = os.memfd_create("coi-create-err")
         self._done: Completed | None = None
+        begun = False
         try:
-            self._process: Process = client.start_query(
-                "POST", "/1.0/instances", body=body, stdout=self._out, stderr=self._err
-            )
+            with shielded():
+                self._process: Process = client.start_query(
+                    "POST", "/1.0/instances", body=body, stdout=self._out, stderr=self._err
+                )
+                begun = True
         except BaseException:
-            self._close()
+            if begun:  # a signal was put off: the daemon is at work all the same
+                self.settle()
+            else:
+                self._close()
             raise
 
     def settle(self) -> Completed:

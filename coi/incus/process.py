@@ -206,30 +206,37 @@ class Runner:
         import sh  # 50 ms: only where something is run
 
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        process: Process | None = None
         try:
             # _bg=1 rather than True: True makes sh ignore SIGHUP in the child.
             start: Any = sh.Command(command[0])
-            running = start(
-                *command[1:],
-                _bg=1,
-                _bg_exc=False,
-                _in=null if stdin is None else stdin,
-                _out=null if stdout is None else stdout,
-                _err=null if stderr is None else stderr,
-                _env={**os.environ, **self._environment},
-                _cwd=None if cwd is None else str(cwd),
-                _ok_code=_EXIT_CODES,
-                _truncate_exc=False,
-                _encoding="utf-8",
-                _new_group=not terminal,
-                _preexec_fn=_unmask,
-            )
+            with shielded():  # Python drops what a handler raises within fork's own hooks
+                running = start(
+                    *command[1:],
+                    _bg=1,
+                    _bg_exc=False,
+                    _in=null if stdin is None else stdin,
+                    _out=null if stdout is None else stdout,
+                    _err=null if stderr is None else stderr,
+                    _env={**os.environ, **self._environment},
+                    _cwd=None if cwd is None else str(cwd),
+                    _ok_code=_EXIT_CODES,
+                    _truncate_exc=False,
+                    _encoding="utf-8",
+                    _new_group=not terminal,
+                    _preexec_fn=_unmask,
+                )
+                process = Process(argv, running)
         except (OSError, RuntimeError, sh.ForkException) as error:
             reason = str(error).strip().rpartition("\n")[2]  # of a traceback in the child
             raise CoiError(f"cannot start {self._name}", details=reason.strip()) from error
+        except BaseException:
+            if process is not None:  # a signal was put off, and nobody has the process yet
+                process.stop()
+            raise
         finally:
             os.close(null)
-        return Process(argv, running)
+        return process
 
     def run(
         self,

@@ -49,6 +49,7 @@ class Screen:
         columns, lines = size
         self.command = list(command)
         self.output = b""
+        self.hung_up = False
         self._emulator = _Emulator(columns, lines)
         self._stream = pyte.ByteStream(self._emulator)
         self.child = pexpect.spawn(
@@ -165,6 +166,9 @@ class Screen:
             self.pump(0.02)
         while self.pump(0) and select.select([self.child.child_fd], [], [], 0)[0]:
             pass
+        return self._code()
+
+    def _code(self) -> int:
         if self.child.signalstatus is not None:
             return -int(self.child.signalstatus)
         return int(self.child.exitstatus)
@@ -190,11 +194,20 @@ class Screen:
         self.child.send("\x02d")
 
     def hang_up(self) -> None:
-        """Close the terminal, as a window's close button does."""
-        if self.child.child_fd >= 0:
-            os.close(self.child.child_fd)
-            self.child.child_fd = -1
-            self.child.closed = True
+        """Close the terminal, as a window's close button does: SIGHUP to what is on it."""
+        self.hung_up = True
+        self.child.ptyproc.fileobj.close()
+
+    def wait_exit(self, *, timeout: float = DEADLINE) -> int:
+        """Wait for the command to end, its terminal perhaps gone; its exit code."""
+        if not self.hung_up:
+            return self.end(timeout=timeout)
+        deadline = time.monotonic() + timeout
+        while self.alive():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.command} outlives its terminal{self.dump()}")
+            time.sleep(0.02)
+        return self._code()
 
     def close(self) -> None:
         """End the command, whatever state it is in."""
