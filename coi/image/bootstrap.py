@@ -24,6 +24,7 @@ from pathlib import Path
 
 from coi.errors import CoiError, UnavailableError, UsageError
 from coi.image.host import HostSettings, debian_mirrors
+from coi.image.signals import deferred
 from coi.incus.images import Image, Images
 from coi.incus.process import Process, Runner
 
@@ -247,8 +248,9 @@ def _import(images: Images, base: DebianBase, metadata: Path, rootfs: Path) -> s
     }
     try:
         # Without the alias: an import cannot take one that is in use.
-        fingerprint = images.import_(metadata, rootfs, properties=properties)
-        images.set_alias(base.alias, fingerprint)
+        with deferred():
+            fingerprint = images.import_(metadata, rootfs, properties=properties)
+            images.set_alias(base.alias, fingerprint)
     except BaseException:
         for image in images.all():
             if image.properties.get("coi.base.recipe") == base.digest and not image.aliases:

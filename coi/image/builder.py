@@ -24,15 +24,14 @@ from coi.image.container import (
     TAG,
     BuildContainer,
     Log,
-    interruptible,
     leftovers,
     new_name,
     remove_instance,
-    uninterrupted,
 )
 from coi.image.host import HostSettings
 from coi.image.progress import Progress
 from coi.image.recipe import Step
+from coi.image.signals import deferred, interruptible, uninterrupted
 from coi.incus.client import Client
 from coi.incus.errors import AlreadyExistsError, MissingError
 from coi.incus.images import Image, Images
@@ -227,7 +226,7 @@ class Builder:
                 log,
                 lambda: self._publish(container, version, properties, operation, published),
             )
-            self._step(titles[-1], log, lambda: self._warm_up(warm, fingerprint))
+            self._step(titles[-1], log, lambda: self._warm_up(warm, plan.name, fingerprint))
             with uninterrupted():
                 self.images.set_alias(plan.name, fingerprint)
                 published.clear()
@@ -260,8 +259,9 @@ class Builder:
             container.create_from_remote(
                 source.remote, config=config, timeout=1800.0, network=self.network
             )
-        container.enter()
         image = container.identify(self.architecture, self.config.incus.code_user)
+        if not container.wait_for_boot():
+            self.progress.note("the build container has not finished its start")
         container.wait_for_network()
         if self._resolves_elsewhere():
             return image
@@ -269,7 +269,7 @@ class Builder:
             name = container.package_host(self.config.build.mirror)
             repaired = dns.ensure(container.execute, name, self.config.build.dns)
         except CoiError as error:
-            if plan.needs_network:
+            if plan.needs_network or isinstance(error, Interrupted):
                 raise
             repaired = error.brief  # a user's script may do without
         if repaired:
@@ -291,14 +291,15 @@ class Builder:
         published: list[str],
     ) -> str:
         container.stop()
-        operation.append(
-            self.images.start_publish(
-                container.name,
-                properties=properties,
-                aliases=[version],
-                compression=self._compression(),
+        with deferred():
+            operation.append(
+                self.images.start_publish(
+                    container.name,
+                    properties=properties,
+                    aliases=[version],
+                    compression=self._compression(),
+                )
             )
-        )
         fingerprint = self.images.finish_publish(operation[0])
         published.append(fingerprint)
         operation.clear()
@@ -310,17 +311,17 @@ class Builder:
         26 + 20 s and 1519 MB, gzip (the server's default) 109 + 24 s and 567 MB."""
         return "zstd" if self.client.remote == "local" and which("zstd") else "none"
 
-    def _warm_up(self, name: str, fingerprint: str) -> None:
+    def _warm_up(self, name: str, image: str, fingerprint: str) -> None:
         """Unpack the image into the pool now, not at the first session."""
-        Instances(self.client).create(
-            {
-                "name": name,
-                "type": "container",
-                "source": {"type": "image", "fingerprint": fingerprint},
-                "config": {TAG: "warm-up", OWNER: self.owner},
-            }
-        )
-        remove_instance(self.client, name)
+        body = {
+            "name": name,
+            "type": "container",
+            "source": {"type": "image", "fingerprint": fingerprint},
+            "config": {TAG: image, OWNER: self.owner},
+        }
+        with deferred():
+            Instances(self.client).create(body)
+            remove_instance(self.client, name)
 
     # -- Leaving nothing behind --------------------------------------------------
 

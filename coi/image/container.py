@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +14,7 @@ from coi.api import ImageContext
 from coi.errors import CoiError, Interrupted, UsageError
 from coi.image.progress import Progress, clean, last_line
 from coi.image.recipe import Step
+from coi.image.signals import deferred
 from coi.incus.client import Client
 from coi.incus.errors import MissingError
 from coi.incus.instances import Instance, Instances
@@ -30,16 +29,31 @@ CONFIG = {
     "security.syscalls.intercept.mknod": "true",
     "security.syscalls.intercept.setxattr": "true",
 }
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL = 0.05  # seconds
+_BOOT_DEADLINE = 60  # seconds for systemd to start all
 _NETWORK_DEADLINE = 30  # seconds for an address by DHCP
-_ENTER_DEADLINE = 30.0  # seconds until commands run inside
+
+# What the client says, and all it says, when the daemon could not fork into the
+# container: now and then on a busy machine. Nothing has run then; it is tried again.
+_NOT_ENTERED = "Error: Failed to retrieve PID of executing child process"
+_ENTER_DEADLINE = 30.0  # seconds to go on trying
 _REMOVE_DEADLINE = 120.0  # seconds for operations that were under way
 _SHOWN_LINES = 15  # of a failed step's output in the error
 
-# The script comes on standard input, so that nothing of it (a proxy's
-# password) is in an argv, and its commands do not eat it.
-_SHELL = ("sh", "-c", "umask 077; cat > /run/coi-step && exec sh /run/coi-step < /dev/null")
+# The script comes on standard input, so that nothing of it (a proxy's password)
+# is in an argv, and its commands do not eat it. No file: /run and /tmp are
+# mounted and emptied while the container boots.
+_SHELL = ("sh", "-c", 'script=$(cat) && exec < /dev/null && eval "$script"')
+
+_WAIT_BOOTED = """
+end=$(($(date +%s) + {seconds}))
+[ -d /lib/systemd ] || exit 0
+while :; do
+    case $(systemctl is-system-running 2> /dev/null) in running | degraded) break ;; esac
+    [ "$(date +%s)" -lt "$end" ] || exit 1
+    sleep 0.05
+done
+"""
 
 _WAIT_NETWORK = """
 end=$(($(date +%s) + {seconds}))
@@ -145,6 +159,7 @@ class BuildContainer:
         self.name = name
         self._log = log
         self._environment = dict(environment)
+        self._settle = 0.0
 
     def create(
         self, *, fingerprint: str, config: Mapping[str, str], network: str | None = None
@@ -153,16 +168,16 @@ class BuildContainer:
         devices = {}
         if network:
             devices["eth0"] = {"type": "nic", "name": "eth0", "network": network}
-        self.instances.create(
-            {
-                "name": self.name,
-                "type": "container",
-                "start": True,
-                "source": {"type": "image", "fingerprint": fingerprint},
-                "config": {**CONFIG, **config},
-                "devices": devices,
-            }
-        )
+        body = {
+            "name": self.name,
+            "type": "container",
+            "start": True,
+            "source": {"type": "image", "fingerprint": fingerprint},
+            "config": {**CONFIG, **config},
+            "devices": devices,
+        }
+        with deferred():
+            self.instances.create(body)
 
     def create_from_remote(
         self, image: str, *, config: Mapping[str, str], timeout: float, network: str | None = None
@@ -174,9 +189,11 @@ class BuildContainer:
             args += ["--config", f"{key}={value}"]
         if network:
             args += ["--network", network]
+        self._settle = 2.0
         self.client.run(
             self.client.command(*args), timeout=timeout, action=f"create a container of {image}"
         )
+        self._settle = 0.0
 
     def execute(self, script: str, timeout: float = 60.0) -> Completed:
         """Run a script as root and return what it wrote; any exit code is fine.
@@ -184,32 +201,23 @@ class BuildContainer:
         Raises:
             CoiError: it took too long.
         """
-        try:
-            return self.instances.exec(
-                self.name, _SHELL, stdin=script.encode(), timeout=timeout, user=0, group=0, cwd="/"
-            )
-        except TimeoutError as error:
-            raise CoiError("the build container does not answer", details=str(error)) from error
-
-    def enter(self) -> None:
-        """Wait until commands run inside: on a busy machine the daemon cannot
-        enter a container whose init is still setting itself up.
-
-        Raises:
-            CoiError: it cannot be entered.
-        """
         deadline = time.monotonic() + _ENTER_DEADLINE
         while True:
             try:
-                done = self.execute("exit 0", 10.0)
-                reason = done.error_text
-                if done.exit_code == 0:
-                    return
-            except CoiError as error:
-                reason = error.details
-            if time.monotonic() > deadline:
-                raise CoiError("cannot enter the build container", details=reason)
+                done = self.instances.exec(
+                    self.name, _SHELL, stdin=script.encode(), timeout=timeout, cwd="/"
+                )
+            except TimeoutError as error:
+                raise CoiError("the build container does not answer", details=str(error)) from error
+            if done.error_text != _NOT_ENTERED or time.monotonic() > deadline:
+                return done
             time.sleep(_POLL)
+
+    def wait_for_boot(self) -> bool:
+        """Until systemd has started all; False at the deadline. What runs earlier
+        may lose its files in /run and /tmp."""
+        script = _WAIT_BOOTED.format(seconds=_BOOT_DEADLINE)
+        return self.execute(script, _BOOT_DEADLINE + 10.0).exit_code == 0
 
     def wait_for_network(self) -> bool:
         """Until there is an IPv4 address and a default route; False at the deadline."""
@@ -248,45 +256,60 @@ class BuildContainer:
         Raises:
             CoiError: it failed or took too long.
         """
-        args = self.instances.exec_args(self.name, _SHELL, user=0, group=0, cwd="/")
+        deadline = time.monotonic() + _ENTER_DEADLINE
+        while True:
+            code = self._run_once(step)
+            if code == 0:
+                return
+            if self._log.tail() != _NOT_ENTERED or time.monotonic() > deadline:
+                raise CoiError(f"step failed (exit {code}): {step.title}")
+            self._log.section(f"{step.title}, again")
+            time.sleep(_POLL)
+
+    def _run_once(self, step: Step) -> int:
+        args = self.instances.exec_args(self.name, _SHELL, cwd="/")
         script = memory_file(step.text(self._environment).encode())
         try:
             process = self.client.runner.spawn(
                 args, stdin=script, stdout=self._log.fd, stderr=self._log.fd, die_with_parent=True
             )
             with process:
-                code = self._log.follow(process, step.timeout)
+                return self._log.follow(process, step.timeout)
         finally:
             os.close(script)
-        if code != 0:
-            raise CoiError(f"step failed (exit {code}): {step.title}")
 
     def stop(self) -> None:
         """Power it off, by force after 30 s."""
         try:
             self.instances.set_state(self.name, "stop", timeout=30)
+        except Interrupted:
+            raise
         except CoiError:
             self.instances.set_state(self.name, "stop", force=True)
 
     def remove(self) -> None:
         """Remove it, whatever state an interruption left it in."""
-        remove_instance(self.client, self.name)
+        remove_instance(self.client, self.name, settle=self._settle)
 
 
-def remove_instance(client: Client, name: str) -> None:
+def remove_instance(client: Client, name: str, *, settle: float = 0.0) -> None:
     """Wait for operations on the instance to end, then delete it if it is there.
 
     A client that is interrupted leaves its operation running in the daemon.
+
+    Args:
+        settle: seconds that a request may still be on its way to the daemon.
 
     Raises:
         CoiError: it cannot be removed.
     """
     instances = Instances(client)
-    deadline = time.monotonic() + _REMOVE_DEADLINE
+    begin = time.monotonic()
+    deadline = begin + _REMOVE_DEADLINE
     while True:
         busy = _busy(client, name)
         found = instances.find(name)
-        if found is None and not busy:
+        if found is None and not busy and time.monotonic() - begin >= settle:
             return
         if found is not None and not busy:
             try:
@@ -329,39 +352,3 @@ def leftovers(rows: list[Instance], *, image: str, owner: str) -> list[str]:
 def new_name(prefix: str) -> str:
     """A name that no other build has."""
     return f"{prefix}build-{secrets.token_hex(4)}"
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise :class:`Interrupted` meanwhile."""
-
-    def interrupt(signum: int, _frame: object) -> None:
-        # Once is enough: a second Ctrl-C must not stop the cleaning up.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        raise Interrupted("interrupted", details=signal.Signals(signum).name)
-
-    with _handlers(interrupt):
-        yield
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """The same signals are ignored meanwhile, here and in children: for cleaning up."""
-    with _handlers(signal.SIG_IGN):
-        yield
-
-
-@contextmanager
-def _handlers(handler: object) -> Iterator[None]:
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = [(number, signal.signal(number, handler)) for number in _SIGNALS]  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for number, old in previous:
-            signal.signal(number, old)

@@ -17,12 +17,11 @@ from coi.image.container import (
     OWNER,
     TAG,
     Log,
-    interruptible,
     leftovers,
     new_name,
-    uninterrupted,
 )
 from coi.image.progress import Silent, clean, last_line
+from coi.image.signals import deferred, interruptible, uninterrupted
 from coi.incus.images import Image
 from coi.incus.instances import Instance
 from coi.incus.process import Runner
@@ -256,3 +255,19 @@ def test_live_progress_shows_every_step(monkeypatch: pytest.MonkeyPatch) -> None
     buffer.truncate(0)
     console.print(live._render())
     assert "✗" in buffer.getvalue()
+
+
+def test_a_deferred_signal_arrives_afterwards() -> None:
+    done = []
+
+    def work() -> None:
+        with interruptible():
+            with deferred():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+                done.append("request")
+            done.append("not reached")
+
+    with pytest.raises(Interrupted):
+        work()
+    assert done == ["request"]

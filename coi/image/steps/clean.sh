@@ -6,5 +6,4 @@ find /var/log -type f -exec truncate -s 0 {} +
 rm -f /etc/dpkg/dpkg.cfg.d/coi-build /usr/sbin/policy-rc.d
 rm -f /etc/ssh/ssh_host_*key* /var/lib/systemd/random-seed /var/lib/dhcp/*.leases /var/lib/dbus/machine-id
 : > /etc/machine-id # empty: each instance makes its own at its first start
-rm -f /run/coi-step
 sync
