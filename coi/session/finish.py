@@ -93,7 +93,11 @@ def finish(engine: Engine, session: Session) -> Outcome:
             return Outcome.GONE
         if row.stopped:
             keep = row.coi("persistent") == "true"  # `coi persist` may have come in between
-            return finish_stopped(engine, session, keep=keep)
+            try:
+                return finish_stopped(engine, session, keep=keep)
+            except MissingError:  # deleted from outside, a moment after it was stopped
+                engine.report("Container is gone")
+                return Outcome.GONE
         time.sleep(_POLL)
         if time.monotonic() > deadline:
             raise CoiError(

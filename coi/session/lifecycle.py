@@ -8,15 +8,17 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from coi.errors import CoiError, NotFoundError, UsageError
+from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.session.body import RUN
 from coi.session.finish import Outcome, dismiss, finish_stopped
-from coi.session.model import REMOVING, Engine, belongs_to, from_instance, is_session
+from coi.session.model import REMOVING, Engine, from_instance, is_session
 from coi.session.run import going, ours
 
 _POLL = 0.05  # seconds
+_FIRST = 5  # seconds until a stop that systemd may not have heard is asked for again
+_REMOVAL = 5.0  # seconds that the daemon has to delete what it was told to
 _OTHER = 60.0  # seconds that another coi, attached to the session, has to finish it
 
 
@@ -24,7 +26,7 @@ def select(engine: Engine, names: Sequence[str], *, everything: bool) -> dict[st
     """The instances meant, by name, in one call; None where there is none of coi's.
 
     Args:
-        everything: all sessions of this user.
+        everything: all sessions of this user and coi home.
 
     Raises:
         UsageError: neither names nor ``everything``, or both.
@@ -35,7 +37,7 @@ def select(engine: Engine, names: Sequence[str], *, everything: bool) -> dict[st
         raise UsageError("no container names provided - use 'coi list'")
     rows = {row.name: row for row in engine.instances.all()}
     if everything:
-        return {n: row for n, row in rows.items() if belongs_to(row, os.getuid())}
+        return {n: row for n, row in rows.items() if is_session(row) and engine.attends(row)}
     own = {n: row for n, row in rows.items() if is_coi(row)}
     return {name: own.get(name) for name in dict.fromkeys(names)}
 
@@ -46,19 +48,35 @@ def is_coi(row: Instance) -> bool:
 
 
 def found(row: Instance | None, name: str) -> Instance:
-    """The row, or NotFoundError."""
+    """The row.
+
+    Raises:
+        NotFoundError: there is none.
+        RefusedError: it is another user's; their state would be saved here.
+    """
     if row is None:
         raise NotFoundError(f"no container of coi named {name}", hint="coi list")
+    owner = row.coi("owner")
+    if owner and owner != str(os.getuid()):
+        raise RefusedError(f"{name} belongs to another user (uid {owner})", hint="coi list")
     return row
 
 
 def kill(engine: Engine, row: Instance) -> None:
-    """Stop at once and delete, saving nothing."""
+    """Stop at once and delete, saving nothing.
+
+    The instance is marked first: a coi that is attached does not start it again to save it.
+    """
     lock = engine.lock(row.name)
     held = lock.try_acquire()
     try:
         with suppress(MissingError):
-            engine.instances.remove(row.name)
+            engine.instances.update(row.name, config={f"{CONFIG_PREFIX}state": REMOVING})
+            try:
+                engine.instances.remove(row.name)
+            except CoiError:  # another coi may have begun to delete it
+                if wait_gone(engine, [row.name], time.monotonic() + _REMOVAL):
+                    raise
     finally:
         if held:
             lock.release(remove=True)
@@ -81,17 +99,17 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
     A coi that is attached to the session finishes it; otherwise this one does.
 
     Raises:
+        RefusedError: the session is saved in another coi home.
         CoiError: the session could not be saved: the container is kept.
     """
-    if row.running:
-        try:
-            engine.instances.set_state(row.name, "stop", timeout=timeout)
-        except MissingError:
-            return
-        except CoiError:
-            # systemd may not listen yet, right after boot, or never: force it.
-            with suppress(CoiError):
-                engine.instances.set_state(row.name, "stop", force=True)
+    if is_session(row) and not engine.attends(row):
+        raise RefusedError(
+            f"{row.name} is a session of another COI_HOME",
+            details=f"this one is {engine.home}",
+            hint=f"set it as it was, or lose what was said: coi kill {row.name}",
+        )
+    if not _stop(engine, row, timeout):
+        return
     if not is_session(row):
         with suppress(MissingError):  # an ephemeral one has deleted itself
             engine.instances.remove(row.name)
@@ -105,20 +123,41 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
             outcome = Outcome.GONE
             return
         session = from_instance(engine, now, attached=False)
-        if now.running:
+        if not now.stopped:
             raise CoiError(f"{row.name} does not stop", hint=f"coi kill {row.name}")
         outcome = finish_stopped(engine, session, keep=False)
     finally:
         lock.release(remove=outcome in (Outcome.GONE, Outcome.REMOVED))
 
 
-def wait_gone(engine: Engine, names: Iterable[str], deadline: float) -> None:
-    """Wait until the daemon has deleted what it was told to delete."""
+def _stop(engine: Engine, row: Instance, timeout: int) -> bool:
+    """Stop an instance gracefully, then by force; False when it is gone.
+
+    systemd does not hear the request right after its start: it is made twice.
+    """
+    steps = (min(timeout, _FIRST), timeout - _FIRST) if row.running else ()
+    for seconds in (step for step in steps if step > 0):
+        try:
+            engine.instances.set_state(row.name, "stop", timeout=seconds)
+        except MissingError:
+            return False
+        except CoiError:
+            continue
+        return True
+    if not row.stopped:
+        with suppress(CoiError):  # whoever looks at it next sees whether it runs
+            engine.instances.set_state(row.name, "stop", force=True)
+    return True
+
+
+def wait_gone(engine: Engine, names: Iterable[str], deadline: float) -> set[str]:
+    """Wait until the daemon has deleted what it was told to delete; what is left."""
     left = set(names)
     while left and time.monotonic() < deadline:
         left &= {row.name for row in engine.instances.all()}
         if left:
             time.sleep(_POLL)
+    return left
 
 
 @dataclass(frozen=True)
@@ -140,14 +179,18 @@ def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Lefto
     """What `coi clean` would take away: containers, stale locks, saved sessions."""
     result: list[Leftover] = []
     rows = engine.instances.all()
-    mine = [row for row in rows if row.coi("owner") == str(os.getuid())]
-    for row in mine:
+    removing = [r.name for r in rows if r.coi("state") == REMOVING and engine.attends(r)]
+    if removing:  # most are on their way out
+        wait_gone(engine, removing, time.monotonic() + _REMOVAL)
+        rows = engine.instances.all()
+    for row in filter(engine.attends, rows):
         if row.coi("state") == RUN and (not ours(engine, row) or going(engine, row)):
             continue  # its locks are elsewhere, or it is being deleted
         lock = engine.lock(row.name)
+        known = lock.path.exists()
         if not lock.try_acquire():
             continue  # somebody attends to it
-        lock.release()
+        lock.release(remove=not known)
         if row.coi("state") == REMOVING:
             result.append(Leftover("container", row.name, "half deleted"))
         elif row.coi("state") == RUN:
@@ -171,7 +214,11 @@ def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Lefto
 
 
 def clean(engine: Engine, item: Leftover) -> None:
-    """Take one thing away; a stopped session is saved first."""
+    """Take one thing away; a stopped session is saved first.
+
+    Raises:
+        CoiError: somebody is at it, or has started it since it was found.
+    """
     if item.kind == "session":
         engine.store.delete(engine.store.find(item.name))
         return
@@ -184,8 +231,10 @@ def clean(engine: Engine, item: Leftover) -> None:
             if row is not None and is_session(row) and row.stopped:
                 session = from_instance(engine, row, attached=False)
                 finish_stopped(engine, session, keep=False)
-            elif row is not None and row.running:
+            elif row is not None and row.running and row.coi("state") in (REMOVING, RUN):
                 dismiss(engine, row.name)
+            elif row is not None and not row.stopped:
+                raise CoiError(f"{row.name} was started meanwhile")
             elif row is not None:
                 engine.instances.remove(row.name)
     finally:
