@@ -304,6 +304,8 @@ def _link_refusal(target: str, depth: int) -> str:
     if not target or _BAD_NAME.search(target) or len(os.fsencode(target)) > 4095:
         return "a link with a bad target"
     parts = _parts(target)
+    if any(len(os.fsencode(part)) > 255 for part in parts):
+        return "a link with a bad target"
     up = 0
     while up < len(parts) and parts[up] == "..":
         up += 1

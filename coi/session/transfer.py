@@ -323,7 +323,7 @@ def _explain(exit_code: int, text: str, name: str, path: str) -> CoiError:
     hint = ""
     if text.startswith("Error:"):
         return classify(text, action=f"copy {where}")
-    if "No space left" in text or "quota exceeded" in text:
+    if any(words in text for words in ("No space left", "quota exceeded", "Wrote only")):
         hint = "free space in the container; nothing of the copy is left there"
     return CoiError(brief, details=text or f"exit code {exit_code}", hint=hint)
 
