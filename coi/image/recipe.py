@@ -55,6 +55,9 @@ PACKAGES = (
     "tar",
 )
 
+# Where the distribution has them: from Debian 13 on docker.io is the daemon alone.
+OPTIONAL = ("docker-cli", "docker-buildx", "docker-compose-v2")
+
 _UNHASHED = {"COI_MTU"}  # changes with the network a laptop is on
 _DIRECTORY = Path(__file__).parent / "steps"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -142,7 +145,7 @@ def steps(inputs: Inputs, image: ImageContext) -> list[Step]:
             "packages",
             "Install packages (git, tmux, build tools, Docker, GitHub CLI)",
             script("packages"),
-            {"COI_PACKAGES": " ".join(PACKAGES)},
+            {"COI_PACKAGES": " ".join(PACKAGES), "COI_OPTIONAL": " ".join(OPTIONAL)},
         ),
         Step(
             "node",

@@ -9,7 +9,6 @@ printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 
 cat > /etc/apt/apt.conf.d/80coi <<'END'
-APT::Install-Recommends "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
 END
@@ -33,7 +32,7 @@ if [ -n "$COI_CERTIFICATES" ]; then
         update-ca-certificates
     else # its own installation does the same
         apt-get update -q
-        apt-get install -qy ca-certificates
+        apt-get install -qy --no-install-recommends ca-certificates
     fi
     bundle=/etc/ssl/certs/ca-certificates.crt
     for name in NODE_EXTRA_CA_CERTS PIP_CERT SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO; do

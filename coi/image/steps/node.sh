@@ -24,7 +24,7 @@ fetch() { # NAME MAJOR TARGET: the newest version of that major, verified
 work=$(mktemp -d)
 candidate=$(apt-cache policy nodejs | sed -n 's/^ *Candidate: *\([0-9]*\).*/\1/p')
 if [ "${candidate:-0}" -ge "$COI_NODE_OLDEST" ]; then
-    apt-get install -qy nodejs
+    apt-get install -qy --no-install-recommends nodejs
 else
     fetch "node-linux-$COI_NPM_ARCH" "$COI_NODE_MAJOR" "$work/node.tgz"
     tar -xzf "$work/node.tgz" -C "$work" --no-same-owner

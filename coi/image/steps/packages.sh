@@ -1,4 +1,12 @@
-# Distribution packages, in one transaction. COI_PACKAGES
+# Distribution packages, in one transaction. COI_PACKAGES, COI_OPTIONAL
 apt-get update -q
-# shellcheck disable=SC2086 # a list of words
-apt-get install -qy $COI_PACKAGES
+optional=''
+for package in $COI_OPTIONAL; do
+    if apt-cache show "$package" > /dev/null 2>&1; then optional="$optional $package"; fi
+done
+# shellcheck disable=SC2086 # lists of words
+apt-get install -qy --no-install-recommends $COI_PACKAGES $optional
+docker --version
+gh --version
+git --version
+tmux -V
