@@ -79,7 +79,7 @@ def test_shell_to_prompt(host: Host, capsys: pytest.CaptureFixture[str]) -> None
     floors: list[float] = []
     ours: list[float] = []
     ratio = 0.0
-    for attempt in (1, 2):
+    for _attempt in (1, 2):
         for _ in range(ROUNDS):
             floors.append(_floor(host))
             ours.append(_coi(host))
