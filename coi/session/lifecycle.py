@@ -199,7 +199,7 @@ def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Lefto
             result.append(Leftover("container", row.name, "stopped"))
     names = {row.name for row in rows}
     for path in sorted((engine.home / "locks").glob("*.lock")):
-        if path.stem not in names:
+        if path.stem not in names and not path.stem.startswith("build-"):  # coi build's own
             lock = engine.lock(path.stem)
             if lock.try_acquire():
                 lock.release()
