@@ -107,7 +107,8 @@ def test_a_conversation_survives_kill_9_of_coi(host: Host, model: str) -> None:
     # ... and once its container has stopped, any coi command saves it.
     incus("exec", host.instance(), "--", "poweroff")
     wait_for(lambda: host.instances() == {host.instance(): "Stopped"}, what="power-off")
-    assert "Recovering session" in host.coi("list").ok().err
+    # The daemon leaves an instance out of a full listing for a moment while it ends.
+    wait_for(lambda: "Recovering session" in host.coi("list").ok().err, timeout=10, what="recovery")
     host.settled()
     again = claude(host, model, "--resume")
     ask(again, "and now?", r"STUBREPLY n=3 codes=CODE-PLUM")
