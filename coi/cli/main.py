@@ -111,8 +111,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
     code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except OSError:  # the terminal is gone: no word about it at the interpreter's end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the terminal is gone: the interpreter's end is not to stumble over it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)

@@ -72,14 +72,18 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     )
     engine = context.engine
     session = claim(engine, request)
-    from coi.session.begin import begin  # claim() has imported it meanwhile
-
     attended = session.lock.held
-    if session.saved:
-        output.notice(f"Resuming session {session.id} of {session.saved.saved_at}")
-    output.notice(f"Setting up session {session.id}...")
     starting = None
     try:
+        # claim() has imported them meanwhile
+        from coi.incus.process import shielded
+        from coi.session.attach import converse, shell
+        from coi.session.begin import begin
+        from coi.session.finish import Outcome, finish
+
+        if session.saved:
+            output.notice(f"Resuming session {session.id} of {session.saved.saved_at}")
+        output.notice(f"Setting up session {session.id}...")
         if not session.attached:
             starting = begin(engine, session, request)
         output.notice("Starting session...")
@@ -96,10 +100,6 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         output.notice(f"Running in the background: coi attach {session.instance}")
         session.lock.release()
         return
-    from coi.incus.process import shielded
-    from coi.session.attach import converse, shell
-    from coi.session.finish import Outcome, finish
-
     ended: Interrupted | None = None
     whole = True
     try:

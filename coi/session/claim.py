@@ -75,6 +75,7 @@ def _claim_any(engine: Engine, request: StartRequest) -> Session:
         finally:
             pending.settle()
         pending.result()
+        engine.report("Auto-allocated slot 1")
     except AlreadyExistsError:
         lock.release()
         rows = _listed(engine)
@@ -82,7 +83,6 @@ def _claim_any(engine: Engine, request: StartRequest) -> Session:
     except BaseException:
         discard(engine, session)
         raise
-    engine.report("Auto-allocated slot 1")
     return session
 
 
@@ -118,18 +118,21 @@ def _claim_new(
         session = _session(engine, request, session_id, saved, slot, lock)
         try:
             pending = engine.instances.start_create(_body(engine, request, session))
-            _import_meanwhile()
+            try:
+                _import_meanwhile()
+            finally:
+                pending.settle()
             pending.result()
+            if request.slot and slot != request.slot:
+                engine.report(f"Slot {request.slot} is occupied, using slot {slot} instead")
+            elif not request.slot:
+                engine.report(f"Auto-allocated slot {slot}")
         except AlreadyExistsError:
             lock.release()
             continue
         except BaseException:
             discard(engine, session)
             raise
-        if request.slot and slot != request.slot:
-            engine.report(f"Slot {request.slot} is occupied, using slot {slot} instead")
-        elif not request.slot:
-            engine.report(f"Auto-allocated slot {slot}")
         return session
     raise CoiError(
         f"all {last} slots of this workspace are in use",

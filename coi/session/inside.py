@@ -83,23 +83,36 @@ tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
 """
 )
 
+# At the end of a shutdown another program takes the place of systemd as process 1.
+_STOPPING = r"""
+stopping() {
+  case $(cat /proc/1/comm 2>/dev/null) in systemd-shutdow*) return 0 ;; esac
+  [ "$(systemctl is-system-running 2>/dev/null)" = stopping ]
+}
+"""
+
 # Waits for the session that another exec is starting, then becomes its client. One that
 # runs already may be powering off: its terminal would be cut in a moment.
-_ATTACH = r"""
+_ATTACH = (
+    _STOPPING
+    + r"""
 export TMUX_TMPDIR="$HOME/.coi"
 i=0
-[ "$2" -gt 0 ] || [ "$(systemctl is-system-running 2>/dev/null)" != stopping ] || exit 75
+[ "$2" -gt 0 ] || ! stopping || exit 75
 until tmux has-session -t "=$1" 2>/dev/null; do
   i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
 done
 exec tmux attach-session -t "=$1"
 """
+)
 
 # Arguments: home, maximum file size in KiB, then the state's paths. Writes a tar.
-_SAVE = r"""
+_SAVE = (
+    _STOPPING
+    + r"""
 set -u
 home=$1 limit=$2; shift 2
-[ "$(systemctl is-system-running 2>/dev/null)" = stopping ] && exit 75
+stopping && exit 75
 cd "$home" || exit 91
 for p do shift; [ -e "$p" ] && [ ! -L "$p" ] && set -- "$@" "./$p"; done
 [ $# -gt 0 ] || { tar -c -f - -T /dev/null; exit; }
@@ -109,11 +122,13 @@ find "$@" -xdev '(' -type d -o -type f -size "-$((limit+1))k" ')' -print0 |
     --warning=no-file-changed -T -
 rc=$?; [ "$rc" -le 1 ] || exit "$rc"
 """
+)
 
 _TMUX_CONF = """\
 set -g default-terminal "tmux-256color"
 set -g history-limit 50000
 set -g update-environment ""
+set -g default-command '. "$HOME/.coi/env"; exec bash'
 set -sg escape-time 10
 set -g status-left-length 50
 """
