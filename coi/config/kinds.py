@@ -20,10 +20,6 @@ _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 TOOL_NAME = r"[a-z][a-z0-9-]{0,62}"
 VARIABLE_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 PROFILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-_DOMAIN = (
-    r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
-    r"(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?)*"
-)
 
 
 class Wrong(ValueError):
@@ -164,15 +160,6 @@ def tool_name(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(TOOL_NAME, value):
         return value
     raise wrong("a tool's name (lower case, digits and dashes)", value)
-
-
-def domain(value: Any) -> str:
-    """A domain name, lower case, or an address; no scheme, port or path."""
-    if isinstance(value, str):
-        numeric = ":" in value or value.rpartition(".")[2].isdigit()
-        if _is_address(value) if numeric else re.fullmatch(_DOMAIN, value):
-            return value.lower()
-    raise wrong("a domain name or an address, without scheme, port, path or wildcard", value)
 
 
 def address(value: Any) -> str:

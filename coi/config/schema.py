@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coi.config import kinds
+from coi.config import hosts, kinds
 from coi.config.kinds import Kind
 from coi.config.model import (
     Build,
@@ -101,7 +101,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "network.allowed_domains",
-        kinds.sequence("an array of domain names and addresses", kinds.domain),
+        kinds.sequence("an array of domain names, IPv4 addresses and networks", hosts.entry),
         "What `allowlist` lets through; subdomains are not included.",
     ),
     Key(

@@ -9,7 +9,7 @@ from configs import VALUES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coi.config.kinds import cpu_limit, domain
+from coi.config.kinds import cpu_limit
 from coi.config.parse import Layer, parse
 from coi.config.text import printable, toml_value
 from coi.errors import ConfigError
@@ -190,31 +190,6 @@ def test_repeated_entries_count_once() -> None:
     assert read("[network]\nallowed_domains = ['A.com', 'a.com', 'b.com']").values == {
         ("network", "allowed_domains"): ("a.com", "b.com")
     }
-
-
-@pytest.mark.parametrize("good", ["a.com", "localhost", "8.8.8.8", "2001:db8::1", "_x.a-b.c"])
-def test_domains(good: str) -> None:
-    assert domain(good) == good
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "",
-        "*.a.com",
-        "a.com.",
-        "a..b",
-        "1.2.3",
-        "1.2.3.4/8",
-        "999.1.1.1",
-        "a:80",
-        "fe80::1%e",
-        "ä.de",
-    ],
-)
-def test_no_domains(bad: str) -> None:
-    with pytest.raises(ValueError, match="must be a domain name"):
-        domain(bad)
 
 
 @pytest.mark.parametrize("good", [2, "2", "0-3", "0,2", "0-1,4", ""])
