@@ -256,7 +256,7 @@ def _read_file(path: Path) -> bytes | None:
     One that is there and cannot be read is an error: what it forbids would be
     allowed without it.
     """
-    from coi.config.trust import read_all
+    from coi.files import read_all
 
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -12,13 +12,13 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from coi.config.paths import PROJECT_CONFIG
 from coi.config.text import printable
 from coi.errors import CoiError
+from coi.files import make_private, read_all, read_private, replace_file, sync_directory
 
 MAX_SIZE = 64 * 1024  # bytes of a .coi.toml
 _MAX_ENTRY = 16 * 1024
@@ -85,15 +85,6 @@ def read_project(workspace: Path) -> ProjectFile | Unusable | None:
     return ProjectFile(path, data)
 
 
-def read_all(descriptor: int, limit: int) -> bytes:
-    """What is left to read of a descriptor, at most ``limit`` bytes."""
-    chunks: list[bytes] = []
-    while limit > 0 and (chunk := os.read(descriptor, limit)):
-        chunks.append(chunk)
-        limit -= len(chunk)
-    return b"".join(chunks)
-
-
 def is_trusted(home: Path, file: ProjectFile) -> bool:
     """Whether the user approved exactly these bytes at this path.
 
@@ -123,24 +114,10 @@ def approve(home: Path, file: ProjectFile) -> None:
         "sha256": file.digest,
         "approved_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    target = directory / _entry_name(file.path)
-    beside = directory / f".{target.name}.{os.getpid()}"
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        if stat.S_IMODE(directory.lstat().st_mode) != 0o700:
-            directory.chmod(0o700)
-        beside.unlink(missing_ok=True)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(json.dumps(entry).encode())
-            stream.flush()
-            os.fsync(descriptor)
-        beside.replace(target)
-        _sync(directory)
+        make_private(directory)
+        replace_file(directory / _entry_name(file.path), json.dumps(entry).encode())
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise CoiError(
             "cannot remember the approval", details=printable(str(error)), hint=_HINT
         ) from error
@@ -158,7 +135,7 @@ def revoke(home: Path, path: Path) -> bool:
     directory = home / "trust"
     try:
         (directory / _entry_name(path)).unlink()
-        _sync(directory)
+        sync_directory(directory)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -196,32 +173,11 @@ def _entry_name(path: Path) -> str:
 def _read_entry(directory: Path, name: str) -> Mapping[str, str] | None:
     import json
 
+    data = read_private(directory / name, _MAX_ENTRY)
     try:
-        if not _private(directory.lstat()):
-            return None
-        descriptor = os.open(directory / name, _READ)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or not _private(status):
-                return None
-            entry = json.loads(read_all(descriptor, _MAX_ENTRY))
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError, RecursionError):
+        entry = json.loads(data or b"")
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entry, dict):
         return None
     return {key: value for key, value in entry.items() if isinstance(value, str)}
-
-
-def _private(status: os.stat_result) -> bool:
-    """Ours, and nobody else may write to it."""
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

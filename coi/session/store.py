@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coi.errors import CoiError, NotFoundError
+from coi.files import sync_directory, write_beside
 from coi.session.naming import check_session_id
 
 FORMAT = 1
@@ -193,21 +194,16 @@ class Pending:
         """
         self.file.flush()
         os.fsync(self.file.fileno())
-        temporary = self.directory / f".{METADATA}.{self.name}"
         text = json.dumps(saved.to_json(), indent=2, sort_keys=True) + "\n"
+        temporary = write_beside(self.directory / METADATA, text.encode())
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(fd, "w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            _sync_directory(self.directory)  # the state's own entry, before it is named
+            sync_directory(self.directory)  # the state's own entry, before it is named
             temporary.replace(self.directory / METADATA)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
         self._committed = True
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         for old in _leftovers(self.directory, but=self.name):
             old.unlink(missing_ok=True)
         return saved
@@ -238,14 +234,6 @@ def _leftovers(directory: Path, *, but: str) -> list[Path]:
         for path in directory.glob(pattern)
         if path.name != but
     ]
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _disk_error(error: OSError) -> CoiError:

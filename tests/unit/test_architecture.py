@@ -15,19 +15,21 @@ MODULES = {
 }
 
 # cli -> session, image, network -> incus -> (client -> process); session -> workspace, tools.
-# errors and config are everybody's; api is what plugins see.
+# errors, files and config are everybody's; api is what plugins see.
 MAY_IMPORT: dict[str, set[str]] = {
     "coi": set(),
     "coi.errors": set(),
+    "coi.files": set(),
     "coi.api": set(),
-    "coi.config": {"coi.errors"},
+    "coi.config": {"coi.errors", "coi.files"},
     "coi.incus": {"coi.errors"},
     "coi.workspace": {"coi.config", "coi.errors"},
     "coi.tools": {"coi.api", "coi.config", "coi.errors"},
-    "coi.network": {"coi.config", "coi.errors", "coi.incus"},
+    "coi.network": {"coi.config", "coi.errors", "coi.files", "coi.incus"},
     "coi.image": {"coi.api", "coi.config", "coi.errors", "coi.incus", "coi.tools"},
     "coi.session": {
-        "coi.api", "coi.config", "coi.errors", "coi.incus", "coi.tools", "coi.workspace",
+        "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.tools",
+        "coi.workspace",
     },
     "coi.cli": {
         "coi.api", "coi.config", "coi.errors", "coi.image", "coi.incus", "coi.network",

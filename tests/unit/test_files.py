@@ -1,0 +1,82 @@
+"""Small files: whole or not at all, and read only where nobody else wrote them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from coi.files import make_private, read_private, replace_file
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    directory = tmp_path / "home" / "network"
+    make_private(directory)
+    return directory
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+def test_private_from_the_first_moment(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        make_private(tmp_path / "home" / "network")
+        replace_file(tmp_path / "home" / "network" / "a.json", b"x")
+    finally:
+        os.umask(old)
+    assert mode(tmp_path / "home") == mode(tmp_path / "home" / "network") == 0o700
+    assert mode(tmp_path / "home" / "network" / "a.json") == 0o600
+
+
+def test_an_open_directory_is_closed(place: Path) -> None:
+    place.chmod(0o777)
+    make_private(place)
+    assert mode(place) == 0o700
+
+
+def test_a_replacement_is_whole_and_leaves_nothing_else(place: Path) -> None:
+    target = place / "a.json"
+    replace_file(target, b"one, which is longer")
+    replace_file(target, b"two")
+    assert target.read_bytes() == b"two"
+    assert [path.name for path in place.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("call", ["open", "fdopen", "fsync", "replace"])
+def test_a_failure_keeps_what_was(call: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = place / "a.json"
+    replace_file(target, b"one")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="No space left"):
+            replace_file(target, b"two")
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in place.iterdir()] == ["a.json"]
+
+
+def test_what_is_not_read(place: Path) -> None:
+    target = place / "a.json"
+    assert read_private(target, 9) is None
+    replace_file(target, b"one")
+    assert read_private(target, 9) == b"one"
+    assert read_private(target, 2) == b"on"
+    (place / "link").symlink_to(target)
+    assert read_private(place / "link", 9) is None
+    os.mkfifo(place / "pipe", 0o600)
+    assert read_private(place / "pipe", 9) is None
+    assert read_private(place / "a\0", 9) is None
+    assert read_private(place, 9) is None
+    target.chmod(0o620)
+    assert read_private(target, 9) is None
+    target.chmod(0o644)
+    assert read_private(target, 9) == b"one"
+    place.chmod(0o777)
+    assert read_private(target, 9) is None
