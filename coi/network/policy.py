@@ -251,7 +251,7 @@ def compile_acl(policy: Policy, surroundings: Surroundings) -> Acl:
     inwards = RangeSet.of(surroundings.gateway) if surroundings.gateway else RangeSet()
     ingress = _allow(inwards, "the host")
     if policy.local_ingress:
-        ingress += _allow(private - inwards, "private networks")
+        ingress += _allow(private, "private networks")
     return Acl(tuple(egress), tuple(ingress))
 
 
