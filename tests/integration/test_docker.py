@@ -15,6 +15,8 @@ _IMPORT = (
 def test_docker_run_of_an_image_made_here(host: Host) -> None:
     """As the session's user: Docker starts when it is first asked for."""
     background(host)
+    # The session is there a good second before all of the boot is.
+    host.inside("until [ -S /run/docker.sock ]; do sleep 0.05; done", user="code")
     imported = host.inside(_IMPORT, user="code")
     assert imported.startswith("sha256:")
     assert "made" in host.inside("docker images", user="code")
