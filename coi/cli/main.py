@@ -66,8 +66,12 @@ def run(argv: list[str]) -> int:
         completion_init()
     command = typer.main.get_command(app)
     command.params = [*command.params, *global_parameters()]
+    _interrupts.clear()
     try:
-        return int(command.main(argv, prog_name="coi", standalone_mode=False, obj=context) or 0)
+        code = int(command.main(argv, prog_name="coi", standalone_mode=False, obj=context) or 0)
+        if code == Interrupted.exit_code and _interrupts:
+            # The parser has made an exit code of the KeyboardInterrupt, and no word.
+            context.output.error(Interrupted("interrupted"))
     except CoiError as error:
         context.output.error(error)
         return error.exit_code
@@ -95,11 +99,20 @@ def run(argv: list[str]) -> int:
             )
         )
         return 1
+    return code
 
 
 def _message(error: Exception) -> str:
     formatted = getattr(error, "format_message", None)
     return str(formatted() if formatted else error)
+
+
+_interrupts: list[int] = []  # every SIGINT since the command began
+
+
+def _interrupted(signum: int, _frame: FrameType | None) -> None:
+    _interrupts.append(signum)
+    raise KeyboardInterrupt
 
 
 def _terminated(signum: int, _frame: FrameType | None) -> None:
@@ -108,6 +121,8 @@ def _terminated(signum: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Entry point."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
+        signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
     code = run(sys.argv[1:])

@@ -43,6 +43,10 @@ class DaemonUnreachableError(UnavailableError):
     """incusd does not answer on its socket."""
 
 
+class NotEnteredError(IncusError):
+    """The daemon could not fork into a container that is starting, or busy."""
+
+
 class PermissionDeniedError(UnavailableError):
     """This user may not open the daemon's socket."""
 

@@ -328,6 +328,8 @@ def test_terminal_modes_come_back(host: Host) -> None:
             os.kill(coi, signum)
         screen.expect_log("^finished")
         screen.end()
-        assert (host.workspace / "after").read_text() == (host.workspace / "before").read_text(), signum
+        assert (host.workspace / "after").read_text() == (host.workspace / "before").read_text(), (
+            signum
+        )
         wait_for(lambda: not host.pids(), timeout=10)
         host.drop()

@@ -1,0 +1,161 @@
+"""What goes into an exec, and what of its standard error is the command's own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from coi.incus.errors import NotEnteredError
+from coi.incus.process import Runner, memory_file, read_all
+from coi.session.feed import READ_HEADER, Fed, header, seekable
+
+LOST = "Error: Failed to retrieve PID of executing child process\n"
+
+
+@pytest.fixture
+def sh() -> Runner:
+    return Runner("sh")
+
+
+def heard(sh: Runner, script: str) -> tuple[int, bytes]:
+    """The exit code, and what came out as standard error."""
+    errors = os.memfd_create("errors")
+    try:
+        with Fed(sh, ["-c", script], head=b"", source=None, stdout=errors, stderr=errors) as child:
+            code = child.wait(time.monotonic() + 30)
+        return code, read_all(errors)
+    finally:
+        os.close(errors)
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        ("printf 'a\\0b' >&2; echo 'Error: Command not found' >&2; exit 127", 127, b"a\0b"),
+        ("echo 'Error: Command not executable' >&2; exit 126", 126, b""),
+        # all that is not the client's last word, at its own exit code, is the command's
+        ("echo 'Error: Command not found' >&2; exit 1", 1, b"Error: Command not found\n"),
+        ("printf 'Error: Command not' >&2; exit 127", 127, b"Error: Command not"),
+        ("exit 255", 255, b""),
+        ("kill -9 $$", 137, b""),
+    ],
+)
+def test_the_client_s_last_word_is_not_the_command_s(
+    sh: Runner, script: str, code: int, said: bytes
+) -> None:
+    assert heard(sh, script) == (code, said)
+
+
+def test_the_same_line_twice_is_the_command_s_once(sh: Runner) -> None:
+    line = "echo 'Error: Command not found' >&2;"
+    assert heard(sh, f"{line} {line} exit 127") == (127, b"Error: Command not found\n")
+
+
+def test_megabytes_of_it_come_whole(sh: Runner) -> None:
+    code, said = heard(sh, "head -c 5000000 /dev/zero >&2; exit 3")
+    assert (code, len(said)) == (3, 5_000_000)
+
+
+def test_it_comes_as_it_is_written(sh: Runner, tmp_path: Path) -> None:
+    """A command that waits for its reader's answer gets it."""
+    read, write = os.pipe()
+    script = f"printf 'Error: Comm' >&2; until [ -e {tmp_path}/go ]; do sleep 0.01; done"
+    done: list[int] = []
+
+    def run() -> None:
+        with Fed(sh, ["-c", script], head=b"", source=None, stdout=1, stderr=write) as child:
+            done.append(child.wait(time.monotonic() + 30))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert os.read(read, 100) == b"Error: Comm"
+    (tmp_path / "go").touch()
+    thread.join(30)
+    assert done == [0]
+    os.close(read)
+    os.close(write)
+
+
+def test_a_reader_that_takes_nothing_does_not_hold_up_the_deadline(sh: Runner) -> None:
+    read, write = os.pipe()
+    begun = time.monotonic()
+    with (
+        Fed(
+            sh, ["-c", "exec cat /dev/zero >&2"], head=b"", source=None, stdout=write, stderr=write
+        ) as child,
+        pytest.raises(TimeoutError),
+    ):
+        child.wait(begun + 0.3)
+    assert time.monotonic() - begun < 10
+    os.close(read)
+    os.close(write)
+
+
+def test_a_reader_that_has_gone_ends_the_child(sh: Runner) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with Fed(sh, ["-c", "yes >&2"], head=b"", source=None, stdout=1, stderr=write) as child:
+        assert child.wait(time.monotonic() + 30) in (1, 141)
+    os.close(write)
+
+
+def test_not_entered_says_what_was_taken(sh: Runner) -> None:
+    """The next child is given the same input, from a pipe that nobody can rewind."""
+    read, write = os.pipe()
+    os.write(write, b"typed")
+    assert not seekable(read)
+    lost = f"head -c 9 >/dev/null; printf '{LOST[:-1]}\\n' >&2; exit 255"
+    errors = os.memfd_create("errors")
+    with (
+        Fed(sh, ["-c", lost], head=b"head", source=read, stdout=errors, stderr=errors) as child,
+        pytest.raises(NotEnteredError),
+    ):
+        child.wait(time.monotonic() + 30)
+    assert child.taken == b"headtyped"
+    os.write(write, b" on")
+    os.close(write)
+    with Fed(
+        sh, ["-c", "cat"], head=child.taken, source=read, stdout=errors, stderr=errors
+    ) as again:
+        assert again.wait(time.monotonic() + 30) == 0
+    assert read_all(errors) == b"headtyped on"
+    os.close(read)
+    os.close(errors)
+
+
+def test_input_too_long_to_keep_is_not_kept(sh: Runner) -> None:
+    read, write = os.pipe()
+
+    def fill() -> None:
+        view = memoryview(bytes(3 << 20))
+        while view:
+            view = view[os.write(write, view) :]
+        os.close(write)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    out = os.memfd_create("out")
+    with Fed(sh, ["-c", "wc -c"], head=b"", source=read, stdout=out, stderr=2) as child:
+        assert child.wait(time.monotonic() + 30) == 0
+    thread.join()
+    assert int(read_all(out)) == 3 << 20
+    assert child.taken is None
+    os.close(read)
+    os.close(out)
+
+
+def test_values_come_ahead_of_standard_input(sh: Runner) -> None:
+    head = header({"A": "it's $x `y`\\", "B": ""})
+    source = memory_file(b"the rest")
+    out = os.memfd_create("out")
+    script = READ_HEADER + 'printf "%s|%s|" "$A" "$B"; cat'
+    args = ["-c", script, "coi", str(len(head))]
+    with Fed(sh, args, head=head, source=source, stdout=out, stderr=2) as child:
+        assert child.wait(time.monotonic() + 30) == 0
+    assert read_all(out) == b"it's $x `y`\\||the rest"
+    os.close(source)
+    os.close(out)
