@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, MissingError
+from coi.session import feed
 from coi.session.body import CONTAINER, instance_body, made_by_coi
-from coi.session.feed import READ_HEADER, Fed, header
+from coi.session.feed import READ_HEADER, header
 from coi.session.model import number
 from coi.session.settle import settle
 from coi.workspace.directory import absolute
@@ -28,20 +29,21 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{12,64}")
 STOP_STEPS = (5, 25)  # seconds of each graceful stop, before force
 _HANDED = "/tmp/.coi-env-"  # noqa: S108 - 128 random bits follow, made with noclobber
 
-# As whoever the command runs as. Arguments: the header's size, the directory ('' for
-# /workspace, or / where there is none), then argv. HOME is that of the password file.
-_EXEC = (
+# As whoever the command runs as. HOME is that of the password file. Arguments: the
+# directory ('' for /workspace, or / where there is none), then argv.
+_HOME = (
     'home=$(getent passwd "$(id -u)" 2>/dev/null) && home=${home%:*} && export HOME="${home##*:}"\n'
-    + READ_HEADER
-    + r"""
+)
+_COMMAND = r"""
 if [ -n "$1" ]; then cd -- "$1" || exit 125; else cd /workspace 2>/dev/null || cd /; fi
 unset OLDPWD
 shift
 exec "$@"
 """
-)
+_EXEC = _HOME + READ_HEADER + _COMMAND  # the header's size is the first argument
+_ON_TERMINAL = _HOME + _COMMAND
 _STORE = 'umask 077; set -C; cat > "$1"'
-_RESTORE = '. "$1"; rm -f -- "$1"; shift; exec "$@"'
+_RESTORE = '. "$1"; unset coi_begin; rm -f -- "$1"; shift; exec "$@"'
 
 
 def check_name(name: str) -> str:
@@ -227,30 +229,29 @@ def execute(engine: Engine, request: ExecRequest) -> int:
     if group is None:
         own = row.coi("uid") == str(request.user)
         group = number(row, "gid") if own else request.user
-    head = header(request.environment)
     if request.tty:
-        return _on_terminal(engine, request, group, head)
+        return _on_terminal(engine, request, group)
+    head = header(request.environment)
     command = ("sh", "-c", _EXEC, "coi", str(len(head)), request.cwd, *request.command)
     args = _args(engine, request, group, command)
-    with Fed(
+    return feed.execute(
         engine.client.runner,
         args,
         head=head,
         source=request.stdin,
         stdout=request.stdout,
         stderr=request.stderr,
-    ) as client:
-        return client.wait()
+    )
 
 
-def _on_terminal(engine: Engine, request: ExecRequest, group: int, head: bytes) -> int:
+def _on_terminal(engine: Engine, request: ExecRequest, group: int) -> int:
     command: Sequence[str] = request.command
-    if head:
+    if request.environment:
         path = _HANDED + os.urandom(16).hex()
         done = engine.instances.exec(
             request.name,
             ["sh", "-c", _STORE, "coi", path],
-            stdin=head,
+            stdin=header(request.environment),
             user=request.user,
             group=group,
             cwd="/",
@@ -258,7 +259,7 @@ def _on_terminal(engine: Engine, request: ExecRequest, group: int, head: bytes) 
         if done.exit_code != 0:
             raise CoiError("the environment could not be set", details=done.error_text)
         command = ("sh", "-c", _RESTORE, "coi", path, *command)
-    command = ("sh", "-c", _EXEC, "coi", "0", request.cwd, *command)
+    command = ("sh", "-c", _ON_TERMINAL, "coi", request.cwd, *command)
     args = _args(engine, request, group, command)
     code = engine.client.runner.interactive(args)
     return code if code >= 0 else 128 - code

@@ -14,13 +14,13 @@ import os
 import select
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from coi.incus.errors import NotEnteredError
-from coi.incus.process import Process, Runner, memory_file
+from coi.incus.process import Process, Runner
+from coi.session.inside import ENTER_DEADLINE, ENTER_POLL
 
 _CHUNK = 1 << 16
-_KEPT = 1 << 20  # bytes of standard input that can be sent again
 _PIECE = 4096  # PIPE_BUF: a pipe that is writable takes so much without blocking
 
 # What the client adds, by the exit code (measured, Incus 6.0.4): 126 and 127 are the
@@ -29,38 +29,90 @@ _NOT_ENTERED = b"Error: Failed to retrieve PID of executing child process\n"
 _LAST_WORDS = {
     126: b"Error: Command not executable\n",
     127: b"Error: Command not found\n",
-    255: _NOT_ENTERED,
 }
 
-# Reads $1 bytes and runs them. GNU and busybox `dd` ask read(2) for no more than what
-# is missing, so nothing of the command's own input is taken (10 MiB compared).
+# The first thing that is heard from inside. An exec that the daemon calls failed may have
+# begun all the same (measured): it reads no header then, and runs nothing.
+_READY = b"\0coi\0"
+
+# Says that it is there, then reads $1 bytes and runs them. GNU and busybox `dd` ask
+# read(2) for no more than what is missing, so nothing of the command's own input is taken
+# (10 MiB compared).
 READ_HEADER = r"""
-if [ "$1" -gt 0 ]; then
-  eval "$(dd bs="$1" count=1 iflag=fullblock 2>/dev/null)" || exit 125
-fi
+printf '\000coi\000' >&2
+coi_begin=
+eval "$(dd bs="$1" count=1 iflag=fullblock 2>/dev/null)" || exit 125
+[ "$coi_begin" = yes ] || exit 125
+unset coi_begin
 shift
 """
 
 
 def header(environment: Mapping[str, str]) -> bytes:
-    """What :data:`READ_HEADER` reads; nothing for no variables."""
-    lines = (f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
-    return "".join(lines).encode("utf-8", "surrogateescape")
+    """What :data:`READ_HEADER` reads."""
+    lines = [f"export {key}={shlex.quote(value)}\n" for key, value in environment.items()]
+    return "".join([*lines, "coi_begin=yes\n"]).encode("utf-8", "surrogateescape")
+
+
+def execute(
+    runner: Runner,
+    args: Sequence[str],
+    *,
+    head: bytes,
+    source: int | None,
+    stdout: int,
+    stderr: int,
+    deadline: float | None = None,
+    on_end: Callable[[], object] = lambda: None,
+    die_with_parent: bool = False,
+) -> int:
+    """Run an exec whose script is :data:`READ_HEADER` and a command; begun anew, for
+    some seconds, where the daemon could not enter the container.
+
+    Args:
+        head: of :func:`header`.
+        deadline: of ``time.monotonic()``.
+        on_end: called first when coi is to end before the command: it stops what
+            runs inside.
+        source, stdout, stderr, die_with_parent: see :class:`Fed`.
+
+    Returns:
+        Its exit code, 128 + n for signal n.
+
+    Raises:
+        TimeoutError: the deadline passed.
+        NotEnteredError: the container could not be entered.
+    """
+    entered_by = time.monotonic() + ENTER_DEADLINE
+    while True:
+        with Fed(
+            runner,
+            args,
+            head=head,
+            source=source,
+            stdout=stdout,
+            stderr=stderr,
+            die_with_parent=die_with_parent,
+        ) as child:
+            try:
+                return child.wait(deadline)
+            except NotEnteredError:
+                if time.monotonic() > entered_by:
+                    raise
+            except BaseException:
+                on_end()
+                raise
+        time.sleep(ENTER_POLL)
 
 
 class Fed:
     """A child whose standard input is some bytes and then a file descriptor.
 
     Args:
-        head: these come first.
+        head: these come first, once the other end is heard.
         source: then what can be read from it; None for nothing.
         stdout, stderr: file descriptors.
         die_with_parent: see :meth:`coi.incus.process.Runner.spawn`.
-
-    Attributes:
-        taken: what another child is to be given first where this one was not
-            entered: the head and what was read of the source since. None: too much
-            was read to have been kept.
 
     Use as a context manager, as :class:`coi.incus.process.Process`.
     """
@@ -76,38 +128,28 @@ class Fed:
         stderr: int,
         die_with_parent: bool = False,
     ) -> None:
-        self._head = memoryview(b"")
+        self._head = memoryview(head)
         self._source = source
-        self.taken: bytes | None = head
-        self._sink: int | None = None
         self._target = stderr
         self._errors = bytearray()
+        self._begun = False  # the other end was heard
         self._closed = False  # nobody reads our standard error any more
-        own: int | None = None  # the child's end, ours to close
-        if head and source is None:
-            own = memory_file(head)
-        elif source is not None and (head or not seekable(source)):
-            own, self._sink = os.pipe()
-            os.set_blocking(self._sink, False)
-            self._head = memoryview(head)
+        fed, sink = os.pipe()
         heard, theirs = os.pipe()
-        os.set_blocking(heard, False)
+        self._sink: int | None = sink
         self._heard: int | None = heard
         try:
+            os.set_blocking(sink, False)
+            os.set_blocking(heard, False)
             self.process: Process = runner.spawn(
-                args,
-                stdin=source if own is None else own,
-                stdout=stdout,
-                stderr=theirs,
-                die_with_parent=die_with_parent,
+                args, stdin=fed, stdout=stdout, stderr=theirs, die_with_parent=die_with_parent
             )
         except BaseException:
             self._close()
             raise
         finally:
+            os.close(fed)
             os.close(theirs)
-            if own is not None:
-                os.close(own)
 
     def wait(self, deadline: float | None = None) -> int:
         """Feed the child until it ends; its exit code, 128 + n for signal n.
@@ -124,18 +166,21 @@ class Fed:
         code = self.process.wait()
         while self._heard is not None or self._ready():
             self._pump(None, ended=True)
-        last = _LAST_WORDS.get(code, b"")
-        if last and self._errors == last:
+        if not self._begun and code == 255 and self._errors == _NOT_ENTERED:
+            raise NotEnteredError("the daemon could not enter the container", hint="try again")
+        if bytes(self._errors) == _LAST_WORDS.get(code):
             self._errors.clear()
-            if code == 255:
-                raise NotEnteredError("the daemon could not enter the container")
         while self._errors and not self._closed:
             self._write(len(self._errors))
         return code if code >= 0 else 128 - code
 
     def _ready(self) -> int:
-        """How much of standard error is not, and does not begin, the client's last word."""
+        """How much of standard error is surely not the client's last word."""
+        if not self._begun and self._heard is not None:
+            return 0
         errors = bytes(self._errors)
+        if not self._begun and errors == _NOT_ENTERED:
+            return 0
         for word in _LAST_WORDS.values():
             if errors.endswith(word):
                 return len(errors) - len(word)
@@ -144,41 +189,37 @@ class Fed:
     def _pump(self, timeout: float | None, *, ended: bool = False) -> None:
         """Move one piece each way, or wait up to ``timeout`` seconds for the next."""
         ready = 0 if self._closed else self._ready()
-        readers = [] if ended else [self.process.fileno()]
-        source = None if self._head or self._sink is None or ended else self._source
-        if source is not None:
-            readers.append(source)
+        feeding = self._sink is not None and self._begun and not ended
+        readers: list[int] = [] if ended else [self.process.fileno()]
+        writers: list[int] = [self._target] if ready else []
         if self._heard is not None and not ready:
             readers.append(self._heard)
-        sinks = [self._sink] if self._head and self._sink is not None and not ended else []
-        writers = [*sinks, self._target] if ready else sinks
+        if feeding and self._head and self._sink is not None:
+            writers.append(self._sink)
+        elif feeding and self._source is not None:
+            readers.append(self._source)
+        elif feeding:
+            self._close_sink()
         readable, writable, _ = select.select(readers, writers, [], timeout)
         if ready and self._target in writable:
             self._write(ready)
         if self._heard is not None and self._heard in readable:
             self._hear(self._heard)
-        self._feed(self._sink in writable, source if source in readable else None)
+        if self._sink is not None and (self._sink in writable or self._source in readable):
+            self._feed(self._sink)
 
-    def _feed(self, writable: bool, source: int | None) -> None:
+    def _feed(self, sink: int) -> None:
         """One piece of standard input."""
-        if self._sink is None:
-            return
         try:
-            if writable and self._head:
-                self._head = self._head[os.write(self._sink, self._head) :]
-            elif source is not None:
-                piece = os.read(source, _CHUNK)
-                self._head = memoryview(piece)
-                if self.taken is not None:
-                    self.taken += piece
-                    if len(self.taken) > _KEPT:
-                        self.taken = None
-                if not piece:
+            if self._head:
+                self._head = self._head[os.write(sink, self._head) :]
+            elif self._source is not None:
+                self._head = memoryview(os.read(self._source, _CHUNK))
+                if not self._head:
                     self._close_sink()
         except BlockingIOError:
             return
         except OSError:  # the child takes no more, or there is no more to read
-            self._head = memoryview(b"")
             self._close_sink()
 
     def _hear(self, heard: int) -> None:
@@ -187,10 +228,13 @@ class Fed:
             piece = os.read(heard, _CHUNK)
         except BlockingIOError:
             return
-        if piece:
-            self._errors += b"" if self._closed else piece
-        else:
+        if not piece:
             self._close_heard()
+        elif not self._closed:
+            self._errors += piece
+        if not self._begun and _READY in self._errors:
+            self._begun = True
+            self._errors = bytearray(self._errors.replace(_READY, b"", 1))
 
     def _write(self, size: int) -> None:
         """One piece of what was heard, of the first ``size`` bytes of it."""
@@ -226,15 +270,6 @@ class Fed:
     def __exit__(self, *error: object) -> None:
         self._close()
         self.process.__exit__(None, None, None)
-
-
-def seekable(fd: int) -> bool:
-    """Whether what a child has read of it can be read again."""
-    try:
-        os.lseek(fd, 0, os.SEEK_CUR)
-    except OSError:
-        return False
-    return True
 
 
 def _left(deadline: float | None) -> float | None:

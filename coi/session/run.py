@@ -17,11 +17,11 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from coi.errors import CoiError
-from coi.incus.errors import ImageMissingError, MissingError, NotEnteredError
+from coi.incus.errors import ImageMissingError, MissingError
 from coi.incus.process import shielded
 from coi.session import inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
-from coi.session.feed import READ_HEADER, Fed, header, seekable
+from coi.session.feed import READ_HEADER, execute, header
 from coi.session.locks import place_of
 from coi.session.naming import workspace_id
 from coi.session.settle import settle
@@ -33,13 +33,7 @@ if TYPE_CHECKING:
     from coi.workspace.ownership import SessionUser
 
 TIMED_OUT = 124  # exit code, as timeout(1)
-BEGUN = 97  # exit code of a second try
 _DELETION = 60  # seconds in which the daemon has surely deleted what it was told to
-
-# As root. An exec that the daemon calls failed may have begun all the same: the command
-# runs once, and the one that comes second ends with a code that no command's client has
-# seen. Arguments: what runs.
-_ONCE = f'mkdir /run/coi-begun 2>/dev/null || exit {BEGUN}\nexec "$@"\n'
 
 # As the session's user. Arguments: the header's size, then the command's argv.
 _COMMAND = (
@@ -164,64 +158,27 @@ def _execute(engine: Engine, name: str, request: RunRequest, ending: _Ending) ->
         f"TERM={request.terminal}", "IS_SANDBOX=1",
         "sh", "-c", _COMMAND, "coi", str(len(head)), *request.command,
     )  # fmt: skip
-    args = engine.instances.exec_args(name, ["sh", "-c", _ONCE, "coi", *command], cwd="/")
+    args = engine.instances.exec_args(name, command, cwd="/")
     settle(engine, name, user=request.user)
     deadline = None if request.timeout is None else time.monotonic() + request.timeout
-    code = _entered(engine, name, request, args, head, deadline, ending)
+    try:
+        code = execute(
+            engine.client.runner,
+            args,
+            head=head,
+            source=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            deadline=deadline,
+            on_end=lambda: ending.stop(wait=True),  # first: the client only passes signals on
+            die_with_parent=True,
+        )
+    except TimeoutError:
+        return TIMED_OUT
     problem = ending.stop(wait=False)
     if code == 1 and problem is not None:  # it is the client's own, then
         raise problem
     return code
-
-
-def _entered(
-    engine: Engine,
-    name: str,
-    request: RunRequest,
-    args: list[str],
-    head: bytes,
-    deadline: float | None,
-    ending: _Ending,
-) -> int:
-    """The command's exit code; whatever else happens, nothing of it runs any more.
-
-    Where the daemon could not enter, it is tried again with the same input.
-    """
-    source = request.stdin
-    begin = os.lseek(source, 0, os.SEEK_CUR) if source is not None and seekable(source) else None
-    entered_by = time.monotonic() + inside.ENTER_DEADLINE
-    first = True
-    while True:
-        with Fed(
-            engine.client.runner,
-            args,
-            head=head,
-            source=source,
-            stdout=request.stdout,
-            stderr=request.stderr,
-            die_with_parent=True,
-        ) as client:
-            try:
-                code = client.wait(deadline)
-            except TimeoutError:
-                ending.stop(wait=True)
-                return TIMED_OUT
-            except NotEnteredError as error:
-                taken = head if begin is not None else client.taken
-                if taken is None or time.monotonic() > entered_by:
-                    raise CoiError(f"cannot enter {name}", hint="try again") from error
-                head = taken
-            except BaseException:
-                ending.stop(wait=True)  # first: the client only passes signals on
-                raise
-            else:
-                if code == BEGUN and not first:
-                    raise CoiError(f"the daemon has lost the command in {name}", hint="try again")
-                return code
-        first = False
-        if source is not None and begin is not None:
-            os.lseek(source, begin, os.SEEK_SET)
-        time.sleep(inside.ENTER_POLL)
 
 
 def ours(engine: Engine, row: Instance) -> bool:

@@ -11,8 +11,9 @@ import pytest
 
 from coi.incus.errors import NotEnteredError
 from coi.incus.process import Runner, memory_file, read_all
-from coi.session.feed import READ_HEADER, Fed, header, seekable
+from coi.session.feed import READ_HEADER, Fed, execute, header
 
+BEGIN = "printf '\\000coi\\000' >&2\n"
 LOST = "Error: Failed to retrieve PID of executing child process\n"
 
 
@@ -25,7 +26,9 @@ def heard(sh: Runner, script: str) -> tuple[int, bytes]:
     """The exit code, and what came out as standard error."""
     errors = os.memfd_create("errors")
     try:
-        with Fed(sh, ["-c", script], head=b"", source=None, stdout=errors, stderr=errors) as child:
+        with Fed(
+            sh, ["-c", BEGIN + script], head=b"", source=None, stdout=errors, stderr=errors
+        ) as child:
             code = child.wait(time.monotonic() + 30)
         return code, read_all(errors)
     finally:
@@ -67,7 +70,9 @@ def test_it_comes_as_it_is_written(sh: Runner, tmp_path: Path) -> None:
     done: list[int] = []
 
     def run() -> None:
-        with Fed(sh, ["-c", script], head=b"", source=None, stdout=1, stderr=write) as child:
+        with Fed(
+            sh, ["-c", BEGIN + script], head=b"", source=None, stdout=1, stderr=write
+        ) as child:
             done.append(child.wait(time.monotonic() + 30))
 
     thread = threading.Thread(target=run)
@@ -85,7 +90,12 @@ def test_a_reader_that_takes_nothing_does_not_hold_up_the_deadline(sh: Runner) -
     begun = time.monotonic()
     with (
         Fed(
-            sh, ["-c", "exec cat /dev/zero >&2"], head=b"", source=None, stdout=write, stderr=write
+            sh,
+            ["-c", BEGIN + "exec cat /dev/zero >&2"],
+            head=b"",
+            source=None,
+            stdout=write,
+            stderr=write,
         ) as child,
         pytest.raises(TimeoutError),
     ):
@@ -98,54 +108,71 @@ def test_a_reader_that_takes_nothing_does_not_hold_up_the_deadline(sh: Runner) -
 def test_a_reader_that_has_gone_ends_the_child(sh: Runner) -> None:
     read, write = os.pipe()
     os.close(read)
-    with Fed(sh, ["-c", "yes >&2"], head=b"", source=None, stdout=1, stderr=write) as child:
+    with Fed(sh, ["-c", BEGIN + "yes >&2"], head=b"", source=None, stdout=1, stderr=write) as child:
         assert child.wait(time.monotonic() + 30) in (1, 141)
     os.close(write)
 
 
-def test_not_entered_says_what_was_taken(sh: Runner) -> None:
-    """The next child is given the same input, from a pipe that nobody can rewind."""
+def lost(tmp_path: Path, times: int, then: str) -> str:
+    """A script that is not entered so many times, as the daemon and its client do it."""
+    count = tmp_path / "count"
+    return (
+        f"echo x >>{count}; if [ $(wc -l <{count}) -le {times} ]; then"
+        f" printf '{LOST[:-1]}\\n' >&2; exit 255; fi\n{then}"
+    )
+
+
+def test_begun_anew_with_the_same_input(sh: Runner, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.write(write, b"typed")
-    assert not seekable(read)
-    lost = f"head -c 9 >/dev/null; printf '{LOST[:-1]}\\n' >&2; exit 255"
-    errors = os.memfd_create("errors")
-    with (
-        Fed(sh, ["-c", lost], head=b"head", source=read, stdout=errors, stderr=errors) as child,
-        pytest.raises(NotEnteredError),
-    ):
-        child.wait(time.monotonic() + 30)
-    assert child.taken == b"headtyped"
-    os.write(write, b" on")
     os.close(write)
-    with Fed(
-        sh, ["-c", "cat"], head=child.taken, source=read, stdout=errors, stderr=errors
-    ) as again:
-        assert again.wait(time.monotonic() + 30) == 0
-    assert read_all(errors) == b"headtyped on"
-    os.close(read)
+    out, errors = os.memfd_create("out"), os.memfd_create("errors")
+    head = header({"A": "1"})
+    script = lost(tmp_path, 3, READ_HEADER + 'echo said >&2; echo "$A"; cat')
+    args = ["-c", script, "coi", str(len(head))]
+    code = execute(sh, args, head=head, source=read, stdout=out, stderr=errors)
+    assert (code, read_all(out), read_all(errors)) == (0, b"1\ntyped", b"said\n")
+    for fd in (read, out, errors):
+        os.close(fd)
+
+
+def test_an_exec_that_nobody_is_with_runs_nothing(tmp_path: Path) -> None:
+    """It may have begun although the daemon says that it has not: its streams are closed."""
+    script = READ_HEADER + f"touch {tmp_path}/ran"
+    head = header({})
+    for cut in (b"", head[:-2], head[: len(head) // 2]):
+        done = Runner("sh").run(["-c", script, "coi", str(len(head))], stdin=cut, timeout=30)
+        assert done.exit_code != 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_never_entered_is_an_error(
+    sh: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coi.session.feed.ENTER_DEADLINE", 0.2)
+    errors = os.memfd_create("errors")
+    with pytest.raises(NotEnteredError):
+        execute(
+            sh,
+            ["-c", lost(tmp_path, 10**6, "")],
+            head=header({}),
+            source=None,
+            stdout=errors,
+            stderr=errors,
+        )
+    assert read_all(errors) == b""
     os.close(errors)
 
 
-def test_input_too_long_to_keep_is_not_kept(sh: Runner) -> None:
-    read, write = os.pipe()
-
-    def fill() -> None:
-        view = memoryview(bytes(3 << 20))
-        while view:
-            view = view[os.write(write, view) :]
-        os.close(write)
-
-    thread = threading.Thread(target=fill)
-    thread.start()
-    out = os.memfd_create("out")
-    with Fed(sh, ["-c", "wc -c"], head=b"", source=read, stdout=out, stderr=2) as child:
-        assert child.wait(time.monotonic() + 30) == 0
-    thread.join()
-    assert int(read_all(out)) == 3 << 20
-    assert child.taken is None
-    os.close(read)
-    os.close(out)
+def test_what_ends_before_it_begins_says_why(sh: Runner) -> None:
+    """As the script in front does where the image lacks something."""
+    errors = os.memfd_create("errors")
+    with Fed(
+        sh, ["-c", "echo why >&2; exit 94"], head=b"x", source=None, stdout=1, stderr=errors
+    ) as c:
+        assert c.wait(time.monotonic() + 30) == 94
+    assert read_all(errors) == b"why\n"
+    os.close(errors)
 
 
 def test_values_come_ahead_of_standard_input(sh: Runner) -> None:
