@@ -49,13 +49,20 @@ _BECOME = r"""
 set -u
 user=$1 uid=$2 gid=$3 home=$4; shift 4
 command -v setpriv >/dev/null && command -v bash >/dev/null || exit 94
-if [ "$user" != root ]; then
+# Most often all is as it should be, and no process is needed to see it.
+fits() {
+  while IFS=: read -r name _ number group _; do
+    [ "$name" = "$user" ] && [ "$number" = "$uid" ] && [ "$group" = "$gid" ] && return
+  done </etc/passwd
+  return 1
+}
+if [ "$user" != root ] && ! fits; then
   id -u -- "$user" >/dev/null 2>&1 || exit 91
   said=$(
     exec 2>&1
     # An exec whose client failed may still be at it: its work is waited for, not repeated.
     exec 9>/run/coi-user.lock && flock 9
-    [ "$(id -u -- "$user")" = "$uid" ] && [ "$(id -g -- "$user")" = "$gid" ] && exit 0
+    fits && exit 0
     group=$(id -gn -- "$user" 2>/dev/null) || group=$user
     groupmod -o -g "$gid" -- "$group" && usermod -o -u "$uid" -g "$gid" -- "$user" &&
       chown -hR -- "$uid:$gid" "$home"
@@ -99,6 +106,11 @@ _ATTACH = (
 export TMUX_TMPDIR="$HOME/.coi"
 i=0
 [ "$2" -gt 0 ] || ! stopping || exit 75
+# A look at the socket takes no process from the one that starts tmux.
+socket=$TMUX_TMPDIR/tmux-$(id -u)/default
+until [ -S "$socket" ]; do
+  i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
+done
 until tmux has-session -t "=$1" 2>/dev/null; do
   i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
 done
