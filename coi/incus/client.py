@@ -7,9 +7,9 @@ name instances and images, never where they live.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
-from urllib.parse import quote, urlencode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from coi.errors import UsageError
 from coi.incus.errors import IncusError, classify
@@ -174,8 +174,29 @@ def segment(name: str) -> str:
     """A name as one path segment of a REST URL.
 
     Raises:
-        UsageError: an empty name, or one with control characters.
+        UsageError: an empty name, one with control characters, or ``.`` and ``..``,
+            which name another path.
     """
-    if not name or any(ord(c) < 0x20 or ord(c) == 0x7F for c in name):
+    if name in ("", ".", "..") or any(ord(c) < 0x20 or ord(c) == 0x7F for c in name):
         raise UsageError(f"not a usable name: {name!r}")
     return quote(name, safe="")
+
+
+class Use(NamedTuple):
+    """What uses something: an element of ``used_by``.
+
+    Attributes:
+        kind: ``instances``, ``profiles``, ``networks``, ...
+    """
+
+    kind: str
+    name: str
+
+
+def uses(paths: Iterable[str] | None) -> tuple[Use, ...]:
+    """``used_by`` of an answer: ``/1.0/instances/c1?project=p`` and the like."""
+    found = []
+    for path in paths or ():
+        parts = urlsplit(path).path.strip("/").split("/")
+        found.append(Use("/".join(parts[1:-1]), unquote(parts[-1])))
+    return tuple(found)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coi.errors import CoiError
-from coi.incus.client import Client, segment
+from coi.incus.client import Client, segment, uses
 from coi.incus.errors import AlreadyExistsError, IncusError, MissingError
 from coi.incus.instances import Instance, Instances
 from coi.incus.process import Completed, Runner
@@ -167,16 +167,23 @@ def test_no_answer_in_time() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a/b", "a%2Fb"), ("a b", "a%20b"), ("..", ".."), ("ü?#", "%C3%BC%3F%23")],
+    [("a/b", "a%2Fb"), ("a b", "a%20b"), ("...", "..."), ("ü?#", "%C3%BC%3F%23")],
 )
 def test_segment(name: str, expected: str) -> None:
     assert segment(name) == expected
 
 
-@pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "\x7f"])
+@pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "\x7f", ".", ".."])
 def test_unusable_segment(name: str) -> None:
     with pytest.raises(CoiError, match="not a usable name"):
         segment(name)
+
+
+def test_uses() -> None:
+    assert uses(None) == ()
+    paths = ["/1.0/instances/c1?project=p", "/1.0/profiles/my%20one", "/1.0/networks/n"]
+    expected = [("instances", "c1"), ("profiles", "my one"), ("networks", "n")]
+    assert list(uses(paths)) == expected
 
 
 @pytest.mark.parametrize("missing", ["config", "devices", "state", "created_at", "project", None])

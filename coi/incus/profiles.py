@@ -1,0 +1,41 @@
+"""Profiles: the model and how to find one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coi.incus.client import Client, segment
+from coi.incus.errors import MissingError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile: what its instances get unless they say otherwise."""
+
+    name: str
+    config: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Profile:
+        """From ``GET /1.0/profiles/<name>``."""
+        return cls(data["name"], data.get("config") or {}, data.get("devices") or {})
+
+
+class Profiles:
+    """Operations on the profiles of one server and project."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def find(self, name: str) -> Profile | None:
+        """One profile, or None."""
+        try:
+            row = self.client.query(
+                "GET", f"/1.0/profiles/{segment(name)}", action=f"find profile {name}"
+            )
+        except MissingError:
+            return None
+        return Profile.parse(row)
