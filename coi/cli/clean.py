@@ -20,7 +20,7 @@ def clean(
     sessions: Annotated[bool, typer.Option("--sessions", help="Saved sessions too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Do not ask.")] = False,
 ) -> None:
-    """Remove stopped and half-made containers and stale locks.
+    """Remove stopped and half-made containers, networks that nobody uses, stale locks.
 
     A stopped container's session is saved before it goes.
 
@@ -32,18 +32,29 @@ def clean(
     context = context_of(ctx)
     engine = context.engine
     items = lifecycle.leftovers(engine, sessions=sessions, everything=everything)
-    if not items:
+    scope = None
+    unused: list[str] = []
+    if (context.home / "network").is_dir():
+        from coi.network.fence import sweep, swept
+        from coi.network.start import scope_of
+
+        scope = scope_of(context.home, engine.prefix)
+        unused = swept(context.client, scope)
+    if not items and not unused:
         context.output.result("Nothing to clean.")
         return
     for item in items:
         context.output.notice(f"{item.kind} {item.name}: {item.why}")
+    for network in unused:
+        context.output.notice(f"network {network}: nothing uses it")
     if not force:
-        context.output.confirm(f"Clean {len(items)} item(s)?")
+        context.output.confirm(f"Clean {len(items) + len(unused)} item(s)?")
     by_name = {f"{item.kind} {item.name}": item for item in items}
     outcome = side_by_side(list(by_name), lambda name: lifecycle.clean(engine, by_name[name]))
     failed = [error for error in outcome.values() if error is not None]
     for error in failed:
         context.output.error(error)
-    context.output.result(f"Cleaned {len(items) - len(failed)} item(s)")
+    removed = sweep(context.client, scope) if scope else []
+    context.output.result(f"Cleaned {len(items) - len(failed) + len(removed)} item(s)")
     if failed:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -29,13 +30,13 @@ def launch(
 
     Example: coi container launch coi my-container
     """
-    from coi.cli.place import check_network
+    from coi.cli.place import fence_of
     from coi.session import containers
 
     context = context_of(ctx)
     containers.check_name(name)
-    check_network(context)
-    containers.launch(context.engine, alias, name, ephemeral=ephemeral)
+    fence = partial(fence_of, context)
+    containers.launch(context.engine, alias, name, ephemeral=ephemeral, fence=fence)
     context.output.notice(f"Launched {name}")
 
 

@@ -58,6 +58,7 @@ def collect(context: Context, *, saved: bool) -> dict[str, Any]:
             "session_id": row.coi("session-id"),
             "tool": row.coi("tool"),
             "network": row.coi("network") or "open",
+            "network_backend": row.coi("network-backend") or None,
         }
         for row in sorted(rows, key=lambda r: r.name)
         if (is_session(row) or row.coi("state") in (RUN, CONTAINER))

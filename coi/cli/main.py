@@ -33,6 +33,7 @@ Root.commands_table = {
     "image": ("coi.cli.image", "app"),
     "images": ("coi.cli.image", "images_app"),
     "file": ("coi.cli.file", "app"),
+    "network": ("coi.cli.network", "app"),
     "tool": ("coi.cli.tool", "app"),
     "trust": ("coi.cli.trust", "app"),
     "config": ("coi.cli.config", "app"),

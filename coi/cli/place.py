@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from coi.cli.context import Context
-from coi.errors import RefusedError
 
 if TYPE_CHECKING:
+    from coi.network.fence import Fence
+    from coi.session.network import Fencing
     from coi.workspace.directory import Workspace
     from coi.workspace.ownership import SessionUser
 
@@ -21,12 +23,14 @@ class Place:
     Attributes:
         shift: mounts are idmapped.
         devices: of ``--mount``, ``--storage`` and the configuration.
+        fence: makes the network policy's.
     """
 
     workspace: Workspace
     user: SessionUser
     shift: bool
     devices: Mapping[str, Mapping[str, str]]
+    fence: Fencing
 
 
 def place_of(context: Context) -> Place:
@@ -42,7 +46,6 @@ def place_of(context: Context) -> Place:
 
     workspace = resolve(context.workspace, private=context.home)
     config = context.loaded.config
-    check_network(context)
     user = session_user(config.incus.code_user, uid=config.incus.code_uid)
     shift = uses_shift(workspace.source, disabled=config.incus.disable_shift)
     return Place(
@@ -56,21 +59,27 @@ def place_of(context: Context) -> Place:
             shift=shift,
             private=context.home,
         ),
+        partial(fence_of, context),
     )
 
 
-def check_network(context: Context) -> None:
-    """Refuse a network policy that this version cannot enforce."""
-    loaded = context.loaded
-    mode = loaded.config.network.mode
-    if mode == "open":
-        return
-    if loaded.origins.get("network.mode", "built-in") == "built-in":
-        context.output.notice(
-            "Network: open (this version does not isolate it; --network=open says so yourself)"
-        )
-        return
-    raise RefusedError(
-        f"this version cannot enforce network mode {mode!r}",
-        hint="--network=open starts the session without network isolation",
+def fence_of(context: Context) -> Fence | None:
+    """What the network policy becomes; None where the mode is open.
+
+    The names of an allowlist are resolved here where their last answers are too old.
+
+    Raises:
+        UsageError: the allowlist has an entry that cannot be.
+        RefusedError: the daemon is on another host.
+    """
+    if context.loaded.config.network.mode == "open":
+        return None
+    from coi.network.start import fence
+
+    return fence(
+        context.client,
+        context.loaded.config.network,
+        prefix=context.engine.prefix,
+        home=context.home,
+        report=context.output.notice,
     )

@@ -60,6 +60,7 @@ def run(
             shift=place.shift,
             environment=environment,
             devices=place.devices,
+            fence=place.fence,
             timeout=timeout,
             terminal=terminal_name(),
             stdin=passed_input(),

@@ -21,7 +21,7 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "": ("active_containers", "saved_sessions"),
         "active_containers[]": (
             "name", "status", "created_at", "image", "persistent", "ipv4", "workspace", "slot",
-            "session_id", "tool", "network",
+            "session_id", "tool", "network", "network_backend",
         ),
         "saved_sessions[]": (
             "id", "saved_at", "workspace", "tool", "container", "persistent", "size",

@@ -66,6 +66,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         image=config.defaults.image,
         environment=context.environment(),
         devices=place.devices,
+        fence=place.fence,
         size=(size.columns, size.lines),
         debug=debug,
         tmux=tmux,

@@ -14,6 +14,7 @@ from coi.config.model import Name
 from coi.config.text import printable
 
 MAX_OPTION_DEPTH = 8  # tables within a [tool.<name>] table
+NETWORK_BACKENDS = ("auto", "bridge", "ovn", "nic")
 NETWORK_MODES = ("open", "restricted", "allowlist")  # each stricter than the one before
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"

@@ -78,7 +78,8 @@ class NetworkLogging:
 class Network:
     """``[network]``: what a session may reach.
 
-    ``mode`` is ``open``, ``restricted`` or ``allowlist``;
+    ``mode`` is ``open``, ``restricted`` or ``allowlist``; ``backend`` is ``auto``,
+    ``bridge``, ``ovn`` or ``nic``;
     ``refresh_interval_minutes`` 0 resolves allowed domains once only.
     """
 
@@ -89,6 +90,7 @@ class Network:
     block_private_networks: bool = True
     block_metadata_endpoint: bool = True
     logging: NetworkLogging = NetworkLogging()
+    backend: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,12 @@ KEYS: tuple[Key, ...] = (
         "`allowed_domains` through.",
     ),
     Key(
+        "network.backend",
+        kinds.choice(*kinds.NETWORK_BACKENDS),
+        "What enforces the mode: `bridge` (a bridge of coi's own for each policy), `ovn`, `nic` "
+        "(an ACL on the NIC), or `auto`: OVN where the profile is on it, else a bridge.",
+    ),
+    Key(
         "network.allowed_domains",
         kinds.sequence("an array of domain names, IPv4 addresses and networks", hosts.entry),
         "What `allowlist` lets through; subdomains are not included.",

@@ -149,6 +149,13 @@ class Instances:
         """``PATCH``: merge config keys, devices, ephemeral, ..."""
         self.client.query("PATCH", _path(name), body=changes, wait=True, action=f"change {name}")
 
+    def remove_device(self, name: str, device: str) -> None:
+        """Take away a device of the instance's own; a profile's of the name is seen again."""
+        self.client.run(
+            self.client.command("config", "device", "remove", self.client.name(name), device),
+            action=f"change {name}",
+        )
+
     def delete(self, name: str, *, wait: bool = True) -> None:
         """Delete a stopped instance."""
         self.client.query("DELETE", _path(name), wait=wait, action=f"delete {name}")

@@ -15,14 +15,14 @@ moment it is found and the moment that Incus knows of its user.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from coi.errors import CoiError, RefusedError, UsageError
-from coi.incus.acls import NetworkAcls
+from coi.incus.acls import NetworkAcl, NetworkAcls
 from coi.incus.client import Client
 from coi.incus.errors import IncusError, MissingError
 from coi.incus.instances import CONFIG_PREFIX
@@ -174,6 +174,21 @@ class Fence:
             attachment.save(self._record, now)
         return now
 
+    def stands(self, made: Attachment) -> bool:
+        """Whether the ACL and the network are there and coi's; otherwise the record goes.
+
+        One or two calls, for after a failure.
+        """
+        tags = self.scope.tags(self.policy, made.backend)
+        acl = NetworkAcls(self.client).find(made.acl)
+        if acl is not None and same_tags(acl.config, tags):
+            network = Networks(self.client).find(made.network)
+            own = made.backend != "bridge"
+            if network is not None and (own or ("networks", made.network) in acl.used_by):
+                return True
+        self._record.unlink(missing_ok=True)
+        return False
+
     # -- afterwards
 
     def refresh(self, made: Attachment, answers: Answers) -> Attachment:
@@ -208,6 +223,13 @@ def lock_path(scope: Scope, name: str, kind: str) -> Path:
     return scope.directory / f"{name}.{kind}.lock"
 
 
+def swept(client: Client, scope: Scope) -> list[str]:
+    """The names of what :func:`sweep` would remove now; two calls."""
+    found = {network.name for network in Networks(client).all() if _idle_network(network, scope)}
+    found |= {acl.name for acl in NetworkAcls(client).all() if _idle_acl(acl, scope, found)}
+    return sorted(found)
+
+
 def sweep(client: Client, scope: Scope) -> list[str]:
     """Remove networks and ACLs of this scope that nothing uses; their names.
 
@@ -216,14 +238,22 @@ def sweep(client: Client, scope: Scope) -> list[str]:
     networks, acls = Networks(client), NetworkAcls(client)
     removed: set[str] = set()
     for network in networks.all():
-        unused = network.managed and not network.used_by and _swept(network.config, scope)
-        if unused and _removed(scope, network.name, networks.delete):
+        if _idle_network(network, scope) and _removed(scope, network.name, networks.delete):
             removed.add(network.name)
     for acl in acls.all():
-        unused = not acl.used_by and _swept(acl.config, scope)
-        if unused and _removed(scope, acl.name, acls.delete):
+        if _idle_acl(acl, scope, ()) and _removed(scope, acl.name, acls.delete):
             removed.add(acl.name)
     return sorted(removed)
+
+
+def _idle_network(network: Network, scope: Scope) -> bool:
+    return network.managed and not network.used_by and _swept(network.config, scope)
+
+
+def _idle_acl(acl: NetworkAcl, scope: Scope, going: Collection[str]) -> bool:
+    """Whether nothing uses it but networks that go."""
+    used = [use for use in acl.used_by if use[0] != "networks" or use[1] not in going]
+    return not used and _swept(acl.config, scope)
 
 
 def _swept(config: Mapping[str, str], scope: Scope) -> bool:

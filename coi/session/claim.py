@@ -18,6 +18,7 @@ from coi.incus.process import shielded
 from coi.session.body import instance_body, with_workspace
 from coi.session.model import Session, from_instance, identity, is_session, number
 from coi.session.naming import instance_name, new_session_id
+from coi.session.network import NIC, on_ground, unfenced
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
@@ -28,13 +29,18 @@ if TYPE_CHECKING:
 def claim(engine: Engine, request: StartRequest) -> Session:
     """The session to open: a new one in a free slot, a resumed one, or a running one.
 
-    Its instance runs afterwards; the returned session's lock is held unless
-    another coi attends to it.
+    Its instance runs afterwards, on its network; the returned session's lock is held
+    unless another coi attends to it.
 
     Raises:
         NotFoundError: there is nothing to resume.
+        RefusedError: the network policy cannot be enforced.
         CoiError: all slots are in use, or Incus failed; nothing is left behind.
     """
+    return on_ground(request.fence, lambda ground: _claim(engine, replace(request, ground=ground)))
+
+
+def _claim(engine: Engine, request: StartRequest) -> Session:
     if request.resume is None and not request.persistent and not request.slot:
         return _claim_any(engine, request)
     rows = _listed(engine)
@@ -71,6 +77,7 @@ def _claim_any(engine: Engine, request: StartRequest) -> Session:
         pending = engine.instances.start_create(_body(engine, request, session))
         try:
             _listed(engine, but=name)
+            request.ground.verify()
             _import_meanwhile()
         finally:
             pending.settle()
@@ -119,6 +126,7 @@ def _claim_new(
         try:
             pending = engine.instances.start_create(_body(engine, request, session))
             try:
+                request.ground.verify()
                 _import_meanwhile()
             finally:
                 pending.settle()
@@ -227,8 +235,13 @@ def _reuse(
             fresh = _body(engine, request, session)
             stale = {name: {"type": "none"} for name in row.devices if name.startswith("mount")}
             engine.instances.update(
-                row.name, config=identity(session), devices={**stale, **fresh["devices"]}
+                row.name,
+                config={**identity(session), **request.ground.keys},
+                devices={**stale, **fresh["devices"]},
             )
+            if unfenced(row.devices, request.ground):
+                engine.instances.remove_device(row.name, NIC)
+            request.ground.verify()
             engine.instances.set_state(row.name, "start")
         except BaseException:
             lock.release()
@@ -266,7 +279,10 @@ def _session(
 def _body(engine: Engine, request: StartRequest, session: Session) -> dict[str, Any]:
     """``POST /1.0/instances`` for a session."""
     body = instance_body(
-        session.instance, request.image, identity(session), devices=request.devices
+        session.instance,
+        request.image,
+        {**identity(session), **request.ground.keys},
+        devices={**request.devices, **request.ground.devices},
     )
     return with_workspace(body, request.workspace, request.user, shift=request.shift)
 

@@ -15,6 +15,7 @@ from coi.session import feed
 from coi.session.body import CONTAINER, instance_body, made_by_coi
 from coi.session.feed import READ_HEADER, header
 from coi.session.model import number
+from coi.session.network import Fencing, Ground, no_fence, on_ground
 from coi.session.settle import settle
 from coi.workspace.directory import absolute
 
@@ -63,25 +64,43 @@ def check_name(name: str) -> str:
     return name
 
 
-def launch(engine: Engine, image: str, name: str, *, ephemeral: bool) -> None:
+def launch(
+    engine: Engine, image: str, name: str, *, ephemeral: bool, fence: Fencing = no_fence
+) -> None:
     """Create and start a container; it can be entered afterwards.
+
+    Args:
+        fence: makes the network policy's.
 
     Raises:
         UsageError: a name or image that cannot be.
+        RefusedError: the network policy cannot be enforced.
         CoiError: the image or its room is missing, or the name is taken.
     """
     check_name(name)
     if not _IMAGE.fullmatch(image):
         raise UsageError(f"not an image's name: {image!r}")
-    keys = made_by_coi(CONTAINER, image=image, persistent="false" if ephemeral else "true")
-    body = instance_body(name, image, keys, ephemeral=ephemeral)
-    try:
-        engine.instances.create(body)
-    except ImageMissingError:
-        if not _FINGERPRINT.fullmatch(image):
+
+    def create(ground: Ground) -> None:
+        keys = made_by_coi(CONTAINER, image=image, persistent="false" if ephemeral else "true")
+        body = instance_body(
+            name, image, {**keys, **ground.keys}, devices=ground.devices, ephemeral=ephemeral
+        )
+        try:
+            engine.instances.create(body)
+        except ImageMissingError:
+            if not _FINGERPRINT.fullmatch(image):
+                raise
+            body["source"] = {"type": "image", "fingerprint": image}
+            engine.instances.create(body)
+        try:
+            ground.verify()
+        except BaseException:
+            engine.instances.remove(name)
             raise
-        body["source"] = {"type": "image", "fingerprint": image}
-        engine.instances.create(body)
+
+    try:
+        on_ground(fence, create)
     except AlreadyExistsError as error:
         raise CoiError(
             f"{name} already exists", details=error.details, hint=f"coi container delete {name}"

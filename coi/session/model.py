@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coi import __version__
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
 from coi.session.locks import Lock, place_of
+from coi.session.network import Fencing, Ground, no_fence
 from coi.workspace.ownership import SessionUser
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class StartRequest:
         environment: from ``--env``.
         devices: further Incus devices (mounts, ports), by name.
         size: columns and lines of the terminal.
+        fence: makes the network policy's.
+        ground: what that has become (:func:`coi.session.claim.claim` sees to it).
         debug: a shell instead of the tool.
         tmux: False runs the tool on the terminal itself.
     """
@@ -91,6 +94,8 @@ class StartRequest:
     image: str = "coi"
     environment: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    fence: Fencing = no_fence
+    ground: Ground = field(default_factory=Ground)
     size: tuple[int, int] = (80, 24)
     debug: bool = False
     tmux: bool = True

@@ -24,6 +24,7 @@ from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, execute, header
 from coi.session.locks import place_of
 from coi.session.naming import workspace_id
+from coi.session.network import Fencing, Ground, no_fence, on_ground
 from coi.session.settle import settle
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class RunRequest:
     Attributes:
         command: argv inside.
         environment: from ``--env`` and the profile.
+        fence: makes the network policy's.
         timeout: seconds for the command, None for no limit.
         stdin: a file descriptor, None for nothing.
     """
@@ -61,6 +63,7 @@ class RunRequest:
     shift: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    fence: Fencing = no_fence
     timeout: float | None = None
     terminal: str = "xterm-256color"
     stdin: int | None = None
@@ -81,7 +84,8 @@ def run(engine: Engine, request: RunRequest) -> int:
     lock.try_acquire()
     ending = _Ending(engine, name)
     try:
-        _create(engine, name, request, place_of(lock.path.parent))
+        locks = place_of(lock.path.parent)
+        on_ground(request.fence, lambda ground: _create(engine, name, request, locks, ground))
         try:
             return _execute(engine, name, request, ending)
         finally:
@@ -127,10 +131,16 @@ class _Ending:
         return None
 
 
-def _create(engine: Engine, name: str, request: RunRequest, locks: str) -> None:
+def _create(engine: Engine, name: str, request: RunRequest, locks: str, ground: Ground) -> None:
     keys = made_by_coi(RUN, workspace=request.workspace.path, image=request.image, locks=locks)
     body = with_workspace(
-        instance_body(name, request.image, keys, devices=request.devices, ephemeral=True),
+        instance_body(
+            name,
+            request.image,
+            {**keys, **ground.keys},
+            devices={**request.devices, **ground.devices},
+            ephemeral=True,
+        ),
         request.workspace,
         request.user,
         shift=request.shift,
@@ -139,6 +149,7 @@ def _create(engine: Engine, name: str, request: RunRequest, locks: str) -> None:
     try:
         with shielded():
             pending = engine.instances.start_create(body)
+        ground.verify()
         pending.result()
     except ImageMissingError:
         raise

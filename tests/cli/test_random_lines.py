@@ -308,7 +308,7 @@ def test_bytes_that_are_not_text(argv: list[bytes], fake: FakeIncus) -> None:
 
 def test_the_fake_sees_changes(fake: FakeIncus) -> None:
     """A line that is right reaches the daemon: the check above can fail."""
-    code, err = in_process(["container", "launch", "coi", "new-one"])
+    code, err = in_process(["--network=open", "container", "launch", "coi", "new-one"])
     assert code == 1, err
     assert any("POST" in change for change in fake.changes())
     assert run(["list", "-q"]) == 0

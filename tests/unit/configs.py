@@ -48,6 +48,7 @@ VALUES: Mapping[str, st.SearchStrategy[Any]] = {
     "incus.code_user": st.sampled_from(["code", "dev"]),
     "incus.disable_shift": st.booleans(),
     "network.mode": st.sampled_from(["open", "restricted", "allowlist"]),
+    "network.backend": st.sampled_from(["auto", "bridge", "ovn", "nic"]),
     "network.allowed_domains": st.lists(st.sampled_from(DOMAINS), unique=True),
     "network.refresh_interval_minutes": st.integers(0, 60),
     "network.allow_local_network_access": st.booleans(),

@@ -14,7 +14,8 @@ MODULES = {
     for path in sorted((ROOT / "coi").rglob("*.py"))
 }
 
-# cli -> session, image, network -> incus -> (client -> process); session -> workspace, tools.
+# cli -> session, image, network -> incus -> (client -> process); session -> network, workspace,
+# tools.
 # errors, files and config are everybody's; api is what plugins see.
 MAY_IMPORT: dict[str, set[str]] = {
     "coi": set(),
@@ -28,8 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "coi.network": {"coi.config", "coi.errors", "coi.files", "coi.incus"},
     "coi.image": {"coi.api", "coi.config", "coi.errors", "coi.incus", "coi.tools"},
     "coi.session": {
-        "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.tools",
-        "coi.workspace",
+        "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.network",
+        "coi.tools", "coi.workspace",
     },
     "coi.cli": {
         "coi.api", "coi.config", "coi.errors", "coi.image", "coi.incus", "coi.network",

@@ -1,0 +1,76 @@
+"""``coi network``: what sessions may reach, and by which rule."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from coi.cli.options import Command, Group, context_of
+from coi.errors import UsageError
+
+app = typer.Typer(cls=Group, help="What sessions may reach, and by which rule.")
+
+Format = Annotated[str, typer.Option("--format", metavar="text|json", help="How to print it.")]
+
+
+def _checked(format_: str) -> bool:
+    if format_ not in ("text", "json"):
+        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    return format_ == "json"
+
+
+@app.command(cls=Command)
+def status(ctx: typer.Context, format_: Format = "text") -> None:
+    """List the network policies that stand, and who is under them.
+
+    Example: coi network status
+    """
+    from coi.network.explain import standing
+    from coi.network.start import scope_of
+
+    context = context_of(ctx)
+    as_json = _checked(format_)
+    found = standing(context.client, scope_of(context.home, context.engine.prefix))
+    if as_json:
+        context.output.data([item.as_data() for item in found])
+    elif not found:
+        context.output.result("No network policies")
+    else:
+        columns = ("POLICY", "MODE", "BACKEND", "NETWORK", "USED BY")
+        context.output.table(
+            columns,
+            [
+                (item.acl, item.mode, item.backend, item.network, ", ".join(item.used_by) or "-")
+                for item in found
+            ],
+        )
+
+
+@app.command(cls=Command)
+def explain(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Container.")],
+    host: Annotated[
+        str, typer.Argument(metavar="HOST[:PORT]", help="An address, or a name to resolve here.")
+    ],
+    format_: Format = "text",
+) -> None:
+    """Say whether a connection from a container would pass, and by which rule.
+
+    Example: coi network explain coi-1a2b3c4d-1 10.0.0.1:22
+    """
+    from coi.network.explain import explain as judge
+    from coi.network.explain import target
+    from coi.session.containers import check_name
+
+    context = context_of(ctx)
+    as_json = _checked(format_)
+    address, port = target(host)
+    row = context.engine.instances.get(check_name(name))
+    found = judge(context.client, row.config, address, port)
+    if as_json:
+        context.output.data(found.as_data())
+        return
+    where = found.address if found.port is None else f"{found.address}:{found.port}"
+    context.output.result(f"{where}: {'passes' if found.allowed else 'refused'} ({found.rule})")
