@@ -25,6 +25,7 @@ from coi.errors import CoiError, RefusedError
 from coi.incus.client import Client
 from coi.incus.process import Runner
 from coi.network.attachment import Attachment, Scope
+from coi.network.bridge import DNS_GUARD
 from coi.network.fence import Fence, sweep
 from coi.network.host import view
 from coi.network.nic import refused_start
@@ -181,6 +182,25 @@ def test_rules_in_the_kernel_and_what_gets_through(world: World, testhosts: None
     control = world.launch(3, {"type": "nic", "name": "eth0", "network": "incusbr0"})
     words = [f"{target},8000" for target in (PUBLIC, *BLOCKED, OTHER)]
     assert world.probe(control, *words) == ["open"] * len(words)
+
+
+def test_resolvers_at_other_addresses_of_the_host_are_closed_by_root_alone(
+    world: World, testhosts: None, gateway: str
+) -> None:
+    """The one hole in an allowlist on a bridge: Incus accepts DNS to every address of the host.
+
+    Should the first probe fail one day, Incus closes it and the guard is not needed.
+    """
+    made = world.fence().prepare()
+    name = world.launch(1, dict(made.device))
+    words = (f"{gateway},53,_gateway.incus", f"{made.gateway},53,pub.example")
+    assert world.probe(name, *words) == [gateway, PUBLIC]
+    command = ["nft", "-f", "-"]
+    subprocess.run(command, input=DNS_GUARD, text=True, check=True)
+    try:
+        assert world.probe(name, *words) == ["closed", PUBLIC]
+    finally:
+        subprocess.run(["nft", "delete", "table", "inet", "coi_dns"], check=True)
 
 
 def test_refresh_reaches_rules_and_names(world: World, testhosts: None) -> None:
