@@ -22,12 +22,20 @@ from typing import NamedTuple
 from coi.errors import CoiError, RefusedError
 from coi.incus.client import Client
 from coi.incus.errors import AlreadyExistsError
-from coi.incus.networks import Network, Networks
+from coi.incus.networks import TRIPPED, Network, Networks
 from coi.network.attachment import Attachment, Scope, same_tags
 from coi.network.host import HostView
-from coi.network.names import raw_dnsmasq
 from coi.network.policy import Policy, Surroundings
-from coi.network.rules import drop_acl, foreign, hold_acl, logged, refusal, rules, sealed
+from coi.network.rules import (
+    dnsmasq_text,
+    drop_acl,
+    foreign,
+    hold_acl,
+    logged,
+    refusal,
+    rules,
+    sealed,
+)
 
 DNS_GUARD = """table inet coi_dns
 delete table inet coi_dns
@@ -45,7 +53,7 @@ _READY = 10.0  # seconds for a network that another is making
 _POOLS = ((IPv4Network("10.0.0.0/8"), 12), (IPv4Network("172.16.0.0/12"), 6),
           (IPv4Network("192.168.0.0/16"), 6))  # fmt: skip
 _MAX_WIDE = 8  # a route this wide or wider (a VPN's 0.0.0.0/1) says nothing of a /24
-_CLASH = ("address already in use", "already in use", "conflict", "overlap")
+_CLASH = ("address already in use", "already in use", "conflict", "overlap", TRIPPED.lower())
 
 
 def device(name: str) -> dict[str, str]:
@@ -194,18 +202,16 @@ class _Bridge(NamedTuple):
         return rules(self.policy, self._around(gateway), "bridge")
 
     def _config(self, gateway: IPv4Address, address: str) -> dict[str, str]:
-        config = {
+        return {
             "ipv4.address": address,
             "ipv4.nat": "true",
             "ipv6.address": "none",
             "dns.mode": "none",  # siblings have no names either
+            "raw.dnsmasq": dnsmasq_text(self.policy, self._around(gateway)),
             "security.acls": self.name,
             **logged(self.policy),
             **self._tags(),
         }
-        if names := raw_dnsmasq(self.policy, self._around(gateway)):
-            config["raw.dnsmasq"] = names
-        return config
 
 
 def _incus_subnets(networks: list[Network]) -> frozenset[IPv4Network]:

@@ -32,9 +32,8 @@ from coi.network import attachment, bridge, nic, ovn
 from coi.network.attachment import Attachment, Backend, Scope, same_tags
 from coi.network.host import HostView, require_local, view
 from coi.network.lock import Busy, locked
-from coi.network.names import raw_dnsmasq
 from coi.network.policy import Policy, Surroundings
-from coi.network.rules import around, refusal, rules, sealed
+from coi.network.rules import around, dnsmasq_text, refusal, rules, sealed
 
 BACKENDS = ("auto", "bridge", "ovn", "nic")
 
@@ -203,7 +202,7 @@ class Fence:
         self.answers = answers
         now = self._verified(made)
         if made.backend == "bridge" and now.names != made.names:
-            text = raw_dnsmasq(self.policy, self._around(made))
+            text = dnsmasq_text(self.policy, self._around(made))
             Networks(self.client).update(made.network, {"raw.dnsmasq": text})
         return now
 

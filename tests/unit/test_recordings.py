@@ -9,6 +9,7 @@ import pytest
 from recordings import DIRECTORY, NAMES, load, player
 
 from coi.errors import NOT_FOUND, UNAVAILABLE, CoiError
+from coi.incus.acls import NetworkAcls
 from coi.incus.client import Client
 from coi.incus.errors import (
     AlreadyExistsError,
@@ -22,9 +23,22 @@ from coi.incus.errors import (
 )
 from coi.incus.images import Images
 from coi.incus.instances import Instances
+from coi.incus.networks import Networks
 
 # Recording -> the error it means, its exit code, and words of its hint or details.
 ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
+    "acl-delete-missing": (MissingError, NOT_FOUND, "ACL not found"),
+    "acl-in-use": (IncusError, 1, "in use"),
+    "acl-missing": (MissingError, NOT_FOUND, "ACL not found"),
+    "acl-rule-invalid": (IncusError, 1, "Invalid subject"),
+    "acl-taken": (AlreadyExistsError, 1, "already exists"),
+    "network-acl-missing": (IncusError, 1, '"coi-none" does not exist'),
+    "network-clash": (IncusError, 1, "Address already in use"),
+    "network-delete-missing": (MissingError, NOT_FOUND, "Network not found"),
+    "network-key-unknown": (IncusError, 1, "security.none"),
+    "network-missing": (MissingError, NOT_FOUND, "Network not found"),
+    "network-not-here": (IncusError, 1, "does not support non-default projects"),
+    "network-taken": (AlreadyExistsError, 1, "already exists"),
     "alias-delete-missing": (MissingError, NOT_FOUND, "alias not found"),
     "alias-move-missing": (MissingError, NOT_FOUND, "alias not found"),
     "alias-no-image": (MissingError, NOT_FOUND, "Image not found"),
@@ -82,6 +96,8 @@ EXECS = {
 
 # What is parsed by a test below, or answers nothing but yes.
 ANSWERS = frozenset({
+    "acl", "acl-create", "acl-delete", "acl-replace", "network", "network-create",
+    "network-delete", "network-update",
     "alias-delete", "alias-move", "alias-new", "change", "create", "create-accepted",
     "image-delete", "image-import", "images", "images-none", "instance", "instances-1",
     "instances-2", "instances-none", "operations", "operations-running", "publish-accepted",
@@ -202,6 +218,27 @@ def test_images() -> None:
     assert Images(player("images")).find(made.fingerprint[:12]) == made
     with pytest.raises(ImageMissingError, match="'none' does not exist"):
         Images(player("images")).get("none")
+
+
+def test_a_network_and_its_acl() -> None:
+    network = Networks(player("network")).find("coi-recnet")
+    assert network is not None
+    assert (network.type, network.managed, network.status) == ("bridge", True, "Created")
+    assert network.config["security.acls"] == "coi-recnet"
+    assert network.used_by == ()
+    acl = NetworkAcls(player("acl")).find("coi-recnet")
+    assert acl is not None
+    assert acl.used_by == (("networks", "coi-recnet"),)
+    assert acl.config == {"user.coi.policy": "0123abcd"}
+    assert acl.rules == {
+        "egress": [{"action": "allow", "state": "enabled", "destination": "198.51.100.10"}],
+        "ingress": [],
+    }
+
+
+def test_no_network_and_no_acl() -> None:
+    assert Networks(player("network-missing")).find("coi-none") is None
+    assert NetworkAcls(player("acl-missing")).find("coi-none") is None
 
 
 def test_publish() -> None:
