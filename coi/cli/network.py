@@ -74,3 +74,14 @@ def explain(
         return
     where = found.address if found.port is None else f"{found.address}:{found.port}"
     context.output.result(f"{where}: {'passes' if found.allowed else 'refused'} ({found.rule})")
+
+
+@app.command(cls=Command)
+def guard(ctx: typer.Context) -> None:
+    """Print the nftables rule that keeps sessions from the host's other resolvers.
+
+    Example: coi network guard | sudo nft -f -
+    """
+    from coi.network.bridge import DNS_GUARD
+
+    context_of(ctx).output.result(DNS_GUARD.rstrip("\n"))
