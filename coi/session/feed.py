@@ -62,7 +62,8 @@ def execute(
     source: int | None,
     stdout: int,
     stderr: int,
-    deadline: float | None = None,
+    timeout: float | None = None,
+    begin_within: float | None = None,
     on_end: Callable[[], object] = lambda: None,
     die_with_parent: bool = False,
 ) -> int:
@@ -71,7 +72,8 @@ def execute(
 
     Args:
         head: of :func:`header`.
-        deadline: of ``time.monotonic()``.
+        timeout: seconds for the command, from when it begins.
+        begin_within: seconds until then.
         on_end: called first when coi is to end before the command: it stops what
             runs inside.
         source, stdout, stderr, die_with_parent: see :class:`Fed`.
@@ -80,7 +82,8 @@ def execute(
         Its exit code, 128 + n for signal n.
 
     Raises:
-        TimeoutError: the deadline passed.
+        TimeoutError: the command took too long.
+        NotBegunError: it ended before it began, or did not begin in time.
         NotEnteredError: the container could not be entered.
     """
     entered_by = time.monotonic() + ENTER_DEADLINE
@@ -95,7 +98,7 @@ def execute(
             die_with_parent=die_with_parent,
         ) as child:
             try:
-                return child.wait(deadline)
+                return child.wait(timeout, begin_within)
             except NotEnteredError:
                 if time.monotonic() > entered_by:
                     raise
@@ -103,6 +106,20 @@ def execute(
                 on_end()
                 raise
         time.sleep(ENTER_POLL)
+
+
+class NotBegunError(Exception):
+    """An exec ended before its command began.
+
+    Attributes:
+        code: its exit code; None: it took too long.
+        text: what it wrote.
+    """
+
+    def __init__(self, code: int | None, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
 
 
 class Fed:
@@ -151,21 +168,34 @@ class Fed:
             os.close(fed)
             os.close(theirs)
 
-    def wait(self, deadline: float | None = None) -> int:
+    def wait(self, timeout: float | None = None, begin_within: float | None = None) -> int:
         """Feed the child until it ends; its exit code, 128 + n for signal n.
 
         Args:
-            deadline: of ``time.monotonic()``.
+            timeout: seconds from when the other end is heard.
+            begin_within: seconds until then; where it is given, what is written before is
+                not the command's.
 
         Raises:
             NotEnteredError: the daemon could not enter the container.
-            TimeoutError: the deadline passed; the child still runs.
+            NotBegunError: the child ended before the other end was heard, or that was
+                not in time and the child still runs.
+            TimeoutError: the time is over; the child still runs.
         """
+        deadline = _after(begin_within)
+        try:
+            while not self._begun and not self.process.poll():
+                self._pump(_left(deadline))
+        except TimeoutError:
+            raise NotBegunError(None, "") from None
+        deadline = _after(timeout)
         while not self.process.poll():
             self._pump(_left(deadline))
         code = self.process.wait()
-        while self._heard is not None or self._ready():
+        while self._heard is not None or (self._ready() and (self._begun or begin_within is None)):
             self._pump(None, ended=True)
+        if not self._begun and begin_within is not None:
+            raise NotBegunError(code, self._errors.decode("utf-8", "replace").strip())
         if not self._begun and code == 255 and self._errors == _NOT_ENTERED:
             raise NotEnteredError("the daemon could not enter the container", hint="try again")
         if bytes(self._errors) == _LAST_WORDS.get(code):
@@ -270,6 +300,11 @@ class Fed:
     def __exit__(self, *error: object) -> None:
         self._close()
         self.process.__exit__(None, None, None)
+
+
+def _after(seconds: float | None) -> float | None:
+    """The deadline, of ``time.monotonic()``."""
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def _left(deadline: float | None) -> float | None:

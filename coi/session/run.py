@@ -1,15 +1,15 @@
 """One command in an instance of its own: ``coi run``.
 
-Four calls: create and start, wait for the boot, exec, stop. The boot has a call
-of its own because its troubles must not be in the command's standard error, nor
-its time in the command's. The instance is ephemeral: the daemon deletes it once
+Three calls: create and start, exec, stop; one more beside the first looks at the
+network policy. The exec waits for the boot before it says that it is there: the
+boot's troubles are not in the command's standard error, nor its time in the
+command's. The instance is ephemeral: the daemon deletes it once
 it has stopped, and nobody waits for that.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ from coi.incus.errors import ImageMissingError, MissingError
 from coi.incus.process import shielded
 from coi.session import inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
-from coi.session.feed import READ_HEADER, execute, header
+from coi.session.feed import READ_HEADER, NotBegunError, execute, header
 from coi.session.locks import place_of
 from coi.session.naming import workspace_id
 from coi.session.network import Fencing, Ground, no_fence, on_ground
-from coi.session.settle import settle
+from coi.session.settle import DEADLINE, cannot_work, settled
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
@@ -169,9 +169,7 @@ def _execute(engine: Engine, name: str, request: RunRequest, ending: _Ending) ->
         f"TERM={request.terminal}", "IS_SANDBOX=1",
         "sh", "-c", _COMMAND, "coi", str(len(head)), *request.command,
     )  # fmt: skip
-    args = engine.instances.exec_args(name, command, cwd="/")
-    settle(engine, name, user=request.user)
-    deadline = None if request.timeout is None else time.monotonic() + request.timeout
+    args = engine.instances.exec_args(name, settled(command), cwd="/")
     try:
         code = execute(
             engine.client.runner,
@@ -180,12 +178,17 @@ def _execute(engine: Engine, name: str, request: RunRequest, ending: _Ending) ->
             source=request.stdin,
             stdout=request.stdout,
             stderr=request.stderr,
-            deadline=deadline,
+            timeout=request.timeout,
+            begin_within=DEADLINE,
             on_end=lambda: ending.stop(wait=True),  # first: the client only passes signals on
             die_with_parent=True,
         )
     except TimeoutError:
         return TIMED_OUT
+    except NotBegunError as error:
+        if error.code is None:
+            raise CoiError(f"{name} does not get ready", hint="coi run again") from error
+        raise cannot_work(name, error.code, error.text) from error
     problem = ending.stop(wait=False)
     if code == 1 and problem is not None:  # it is the client's own, then
         raise problem

@@ -39,6 +39,20 @@ exec "$@"
 """
 
 
+def settled(command: Sequence[str]) -> list[str]:
+    """``command``, once the instance can be worked in."""
+    return ["sh", "-c", _SCRIPT, "coi", *command]
+
+
+def cannot_work(name: str, code: int, text: str) -> CoiError:
+    """The error for an instance that lacks what sessions need."""
+    return CoiError(
+        f"cannot work in {name}: " + inside.MEANING.get(code, f"exit code {code}"),
+        details=text,
+        hint="coi build --force makes an image that coi can use",
+    )
+
+
 def settle(engine: Engine, name: str, *, user: SessionUser | None = None) -> None:
     """Wait until the instance can be entered, its /tmp stays and its network is up.
 
@@ -49,7 +63,7 @@ def settle(engine: Engine, name: str, *, user: SessionUser | None = None) -> Non
         CoiError: the instance has no such user, or lacks what sessions need.
     """
     after: Sequence[str] = inside.become(user, "true") if user else ("true",)
-    command = ["sh", "-c", _SCRIPT, "coi", *after]
+    command = settled(after)
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
@@ -60,9 +74,4 @@ def settle(engine: Engine, name: str, *, user: SessionUser | None = None) -> Non
             break
         time.sleep(inside.ENTER_POLL)
     if user is not None and done.exit_code != 0:
-        raise CoiError(
-            f"cannot work in {name}: "
-            + inside.MEANING.get(done.exit_code, f"exit code {done.exit_code}"),
-            details=done.error_text,
-            hint="coi build --force makes an image that coi can use",
-        )
+        raise cannot_work(name, done.exit_code, done.error_text)
