@@ -90,7 +90,15 @@ def _apply(
     rows = select(context.engine, names or (), everything=everything)
     if not force and (everything or len(rows) > 1) and rows:
         context.output.confirm(f"{verb} {len(rows)} container(s): {', '.join(rows)}?")
-    outcome = side_by_side(list(rows), lambda name: work(found(rows[name], name)))
+
+    def progress(ended: int) -> None:
+        context.output.transient(f"{ended} of {len(rows)} done")
+
+    outcome = side_by_side(
+        list(rows), lambda name: work(found(rows[name], name)), progress=progress
+    )
+    if len(rows) > 1:
+        context.output.transient("")
     failed = [error for error in outcome.values() if error is not None]
     for error in failed[:-1]:
         context.output.error(error)

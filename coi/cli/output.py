@@ -38,6 +38,10 @@ def one_line(text: str) -> str:
     return " ".join(clean(text).split())
 
 
+_CLEAR = "\r\x1b[K"
+_transient: list[str] = []  # the line of progress that stands on the terminal, if any
+
+
 class Output:
     """Writes for one command.
 
@@ -103,8 +107,9 @@ class Output:
         """A line that the next one replaces, '' to clear it; on a terminal only."""
         if not self.quiet and sys.stderr.isatty():
             with suppress(OSError, ValueError):
-                sys.stderr.write("\r\x1b[K" + clean(text).replace("\n", " "))
+                sys.stderr.write(_CLEAR + clean(text).replace("\n", " "))
                 sys.stderr.flush()
+                _transient[:] = [text] if text else []
 
     def error(self, error: CoiError) -> None:
         """``Error:``, the reason, ``Hint:``."""
@@ -118,5 +123,6 @@ class Output:
     @staticmethod
     def _error_line(text: str) -> None:
         with suppress(OSError, ValueError):
-            sys.stderr.write(text + "\n")
+            sys.stderr.write((_CLEAR if _transient else "") + text + "\n")
             sys.stderr.flush()
+            _transient.clear()

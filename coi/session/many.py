@@ -27,7 +27,11 @@ class RemoteError(CoiError):
 
 
 def side_by_side(
-    items: Sequence[str], work: Callable[[str], None], *, limit: int = LIMIT
+    items: Sequence[str],
+    work: Callable[[str], None],
+    *,
+    limit: int = LIMIT,
+    progress: Callable[[int], None] = lambda ended: None,
 ) -> dict[str, CoiError | None]:
     """Run ``work`` for every item; what became of each, in the order given.
 
@@ -37,6 +41,7 @@ def side_by_side(
         work: raises CoiError when it fails; anything else it raises counts as
             a failure too, named by its type.
         limit: how many at a time.
+        progress: told how many of several have ended, 0 first.
     """
     outcome: dict[str, CoiError | None] = {}
     if len(items) == 1:
@@ -50,6 +55,7 @@ def side_by_side(
     running: dict[int, tuple[str, int]] = {}  # pid -> item, read end of its pipe
     try:
         while waiting or running:
+            progress(len(outcome))
             while waiting and len(running) < limit:
                 item = waiting.pop(0)
                 with shielded():  # a signal finds a worker known here, or not yet made

@@ -239,6 +239,22 @@ def test_shutdown_of_all(host: Host) -> None:
     assert "CODE-ONE" in said(host.state_file(host.saved(host.workspace)[0]["id"]))
 
 
+def test_progress_of_several(host: Host) -> None:
+    """On a terminal a line that is gone at the end, in a pipe nothing more."""
+    for _ in range(2):
+        background(host)
+    screen = host.screen("shutdown", "--all", "--force")
+    screen.expect_log(r"1 of 2 done")
+    assert screen.end() == 0
+    assert "done" not in screen.text
+    assert "Shutdown 2 container(s)" in screen.text
+    host.settled()
+    for _ in range(2):
+        background(host)
+    assert " of 2 " not in host.coi("kill", "--all", "--force").ok().err
+    host.settled()
+
+
 def test_interrupted_shutdown_loses_nothing(host: Host) -> None:
     background(host)
     talk(host, "remember CODE-PLUM")

@@ -244,3 +244,11 @@ def test_a_small_pipe_does_not_block_a_worker() -> None:
         outcome = side_by_side(ITEMS[:3], work)
         signal.alarm(before)
     assert [error.details for error in outcome.values() if error] == ["x" * 7999] * 3
+
+
+def test_progress_counts_what_has_ended() -> None:
+    seen: list[int] = []
+    side_by_side(["a", "b", "c"], lambda _name: None, limit=1, progress=seen.append)
+    assert seen == [0, 1, 2]
+    side_by_side(["a"], lambda _name: None, progress=seen.append)
+    assert seen == [0, 1, 2], "one alone needs none"
