@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
 
 
 _CLEAR = "\r\x1b[K"
-_transient: list[str] = []  # the line of progress that stands on the terminal, if any
+_transient: list[str] = []  # the line of progress that may stand on the terminal
 
 
 class Output:
@@ -125,4 +125,3 @@ class Output:
         with suppress(OSError, ValueError):
             sys.stderr.write((_CLEAR if _transient else "") + text + "\n")
             sys.stderr.flush()
-            _transient.clear()
