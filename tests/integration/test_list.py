@@ -48,6 +48,7 @@ def test_json_with_none_one_and_thirty(host: Host) -> None:
         "session_id": made["config"]["user.coi.session-id"],
         "tool": "dummy",
         "network": "open",
+        "network_backend": None,
     }
 
     for number in range(25):
