@@ -62,7 +62,17 @@ class RefusedError(CoiError):
     exit_code = REFUSED
 
 
-class Interrupted(CoiError):
-    """The user or the system interrupted the operation (exit 130)."""
+class Interrupted(BaseException):
+    """A signal ends the operation (exit 130); it carries what a :class:`CoiError` does.
+
+    No error, as ``KeyboardInterrupt`` is none: what goes on after an error, an
+    ``except CoiError``, is not to go on after this.
+    """
 
     exit_code = INTERRUPTED
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.hint = hint

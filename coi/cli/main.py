@@ -67,13 +67,9 @@ def run(argv: list[str]) -> int:
         completion_init()
     command = typer.main.get_command(app)
     command.params = [*command.params, *global_parameters()]
-    _interrupts.clear()
     try:
         code = int(command.main(argv, prog_name="coi", standalone_mode=False, obj=context) or 0)
-        if code == Interrupted.exit_code and _interrupts:
-            # The parser has made an exit code of the KeyboardInterrupt, and no word.
-            context.output.error(Interrupted("interrupted"))
-    except CoiError as error:
+    except (CoiError, Interrupted) as error:
         context.output.error(error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -108,12 +104,8 @@ def _message(error: Exception) -> str:
     return str(formatted() if formatted else error)
 
 
-_interrupts: list[int] = []  # every SIGINT since the command began
-
-
-def _interrupted(signum: int, _frame: FrameType | None) -> None:
-    _interrupts.append(signum)
-    raise KeyboardInterrupt
+def _interrupted(_signum: int, _frame: FrameType | None) -> None:
+    raise Interrupted("interrupted")  # KeyboardInterrupt is made an exit code by the parser
 
 
 def _terminated(signum: int, _frame: FrameType | None) -> None:

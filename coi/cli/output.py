@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from coi.errors import CoiError, UsageError
+from coi.errors import CoiError, Interrupted, UsageError
 
 # Escape sequences (ECMA-48: CSI, OSC and the other string controls, two-byte ones).
 _ESCAPES = re.compile(
@@ -111,7 +111,7 @@ class Output:
                 sys.stderr.flush()
                 _transient[:] = [text] if text else []
 
-    def error(self, error: CoiError) -> None:
+    def error(self, error: CoiError | Interrupted) -> None:
         """``Error:``, the reason, ``Hint:``."""
         lines = [f"Error: {one_line(error.brief)}"]
         if error.details:

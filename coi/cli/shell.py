@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from coi.cli.context import Context
 from coi.cli.options import Command, context_of
 from coi.cli.place import place_of
 from coi.errors import Interrupted
+
+if TYPE_CHECKING:
+    from coi.session.begin import Starting
+    from coi.session.model import Session
 
 app = typer.Typer()
 
@@ -43,7 +47,7 @@ def shell(
 
 def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: bool) -> None:
     """The whole life of `coi shell`."""
-    from coi.session.claim import claim, discard
+    from coi.session.claim import Undo, claim
     from coi.session.model import StartRequest
     from coi.session.naming import check_session_id
     from coi.session.terminal import need_terminal
@@ -72,15 +76,18 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         tmux=tmux,
     )
     engine = context.engine
-    session = claim(engine, request)
-    attended = session.lock.held
-    starting = None
+    undo = Undo(engine)
+    session: Session | None = None
+    starting: Starting | None = None
+    ended: Interrupted | None = None
+    attended = False
+    whole = True
     try:
+        session = claim(engine, request, undo)
+        attended = session.lock.held
         # claim() has imported them meanwhile
-        from coi.incus.process import shielded
         from coi.session.attach import converse, shell
         from coi.session.begin import begin
-        from coi.session.finish import Outcome, finish
 
         if session.saved:
             output.notice(f"Resuming session {session.id} of {session.saved.saved_at}")
@@ -91,32 +98,31 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         output.notice(f"Session ID: {session.id}")
         output.notice(f"Container: {session.instance}")
         output.notice(f"Workspace: {session.workspace}")
-        if starting and (background or not tmux):
-            starting.result(engine, session)
-            starting = None
-    except BaseException:
-        discard(engine, session)
-        raise
-    if background:
-        output.notice(f"Running in the background: coi attach {session.instance}")
-        session.lock.release()
-        return
-    ended: Interrupted | None = None
-    whole = True
-    try:
+        if background or not tmux:
+            if starting:
+                starting.result(engine, session)
+            undo.nothing()
+        if background:
+            output.notice(f"Running in the background: coi attach {session.instance}")
+            session.lock.release()
+            return
         if tmux:
             whole = converse(engine, session, starting=starting)
         else:
             shell(engine, session, launch=True)
     except BaseException as error:
-        if starting is not None and not starting.succeeded:
-            discard(engine, session)
+        begun = starting.succeeded if starting else session is not None and session.attached
+        if not begun or session is None:
+            undo()
             raise
         if not isinstance(error, Interrupted):
             session.lock.release()
             raise
         ended = error  # the terminal is gone, the session is not
     if attended:
+        from coi.incus.process import shielded
+        from coi.session.finish import Outcome, finish
+
         outcome = None
         try:
             with shielded() if ended else nullcontext():

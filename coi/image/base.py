@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from coi.errors import CoiError, Interrupted, NotFoundError, UnavailableError
+from coi.errors import CoiError, NotFoundError, UnavailableError
 from coi.image.bootstrap import DebianBase, bootstrap, cached, debian_base
 from coi.image.host import HostSettings
 from coi.image.progress import Progress
@@ -122,8 +122,6 @@ def _ask(images: Images, remote: str) -> str:
         client.run(
             client.command("image", "info", remote), timeout=PROBE_DEADLINE, action=f"find {remote}"
         )
-    except Interrupted:
-        raise
     except CoiError as error:
         return error.details or error.brief
     return ""

@@ -269,7 +269,7 @@ class Builder:
             name = container.package_host(self.config.build.mirror)
             repaired = dns.ensure(container.execute, name, self.config.build.dns)
         except CoiError as error:
-            if plan.needs_network or isinstance(error, Interrupted):
+            if plan.needs_network:
                 raise
             repaired = error.brief  # a user's script may do without
         if repaired:

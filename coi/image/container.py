@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from coi.api import ImageContext
-from coi.errors import CoiError, Interrupted, UsageError
+from coi.errors import CoiError, UsageError
 from coi.image.progress import Progress, clean, last_line
 from coi.image.recipe import Step
 from coi.image.signals import deferred
@@ -282,8 +282,6 @@ class BuildContainer:
         """Power it off, by force after 30 s."""
         try:
             self.instances.set_state(self.name, "stop", timeout=30)
-        except Interrupted:
-            raise
         except CoiError:
             self.instances.set_state(self.name, "stop", force=True)
 

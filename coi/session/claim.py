@@ -26,23 +26,60 @@ if TYPE_CHECKING:
     from coi.session.store import SavedSession
 
 
-def claim(engine: Engine, request: StartRequest) -> Session:
+class Undo:
+    """What a start that fails has to undo, known before it is done: a signal may come
+    between any two lines."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._session: Session | None = None
+
+    def owe(self, session: Session) -> None:
+        """The session's instance is about to be created, or started."""
+        self._session = session
+
+    def nothing(self) -> None:
+        """The session has begun, or another has its instance."""
+        self._session = None
+
+    def __call__(self) -> None:
+        """The instance goes if this start made it, else it is stopped again."""
+        with shielded():
+            session, self._session = self._session, None
+            if session is None:
+                return
+            with suppress(CoiError):
+                if session.created:
+                    row = self._engine.instances.find(session.instance)
+                    if row is not None and row.coi("session-id") == session.id:
+                        self._engine.instances.remove(session.instance)
+                else:
+                    self._engine.instances.set_state(session.instance, "stop", force=True)
+            session.lock.release(remove=session.created)
+
+
+def claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     """The session to open: a new one in a free slot, a resumed one, or a running one.
 
     Its instance runs afterwards, on its network; the returned session's lock is held
     unless another coi attends to it.
+
+    Args:
+        undo: the caller calls it where the session does not begin.
 
     Raises:
         NotFoundError: there is nothing to resume.
         RefusedError: the network policy cannot be enforced.
         CoiError: all slots are in use, or Incus failed; nothing is left behind.
     """
-    return on_ground(request.fence, lambda ground: _claim(engine, replace(request, ground=ground)))
+    return on_ground(
+        request.fence, lambda ground: _claim(engine, replace(request, ground=ground), undo)
+    )
 
 
-def _claim(engine: Engine, request: StartRequest) -> Session:
+def _claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     if request.resume is None and not request.persistent and not request.slot:
-        return _claim_any(engine, request)
+        return _claim_any(engine, request, undo)
     rows = _listed(engine)
     running, saved = _resume_target(engine, request, rows)
     if running is not None:
@@ -54,14 +91,14 @@ def _claim(engine: Engine, request: StartRequest) -> Session:
     if saved and saved.tool != request.tool.name:
         request = replace(request, tool=engine.tool(saved.tool))
     if request.persistent:
-        reused = _reuse(engine, request, rows, session_id, saved)
+        reused = _reuse(engine, request, undo, rows, session_id, saved)
         if reused is not None:
             return reused
     taken = {row.name for row in rows}
-    return _claim_new(engine, request, session_id, saved, taken)
+    return _claim_new(engine, request, undo, session_id, saved, taken)
 
 
-def _claim_any(engine: Engine, request: StartRequest) -> Session:
+def _claim_any(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     """A new session in the first free slot.
 
     Most workspaces have no session running, so slot 1 is tried while the list
@@ -71,8 +108,11 @@ def _claim_any(engine: Engine, request: StartRequest) -> Session:
     name = instance_name(engine.prefix, request.workspace.path, 1)
     lock = engine.lock(name)
     if not lock.try_acquire():
-        return _claim_new(engine, request, session_id, None, {r.name for r in _listed(engine)})
+        return _claim_new(
+            engine, request, undo, session_id, None, {r.name for r in _listed(engine)}
+        )
     session = _session(engine, request, session_id, None, 1, lock)
+    undo.owe(session)
     try:
         pending = engine.instances.start_create(_body(engine, request, session))
         try:
@@ -84,11 +124,12 @@ def _claim_any(engine: Engine, request: StartRequest) -> Session:
         pending.result()
         engine.report("Auto-allocated slot 1")
     except AlreadyExistsError:
+        undo.nothing()
         lock.release()
         rows = _listed(engine)
-        return _claim_new(engine, request, session_id, None, {row.name for row in rows})
+        return _claim_new(engine, request, undo, session_id, None, {row.name for row in rows})
     except BaseException:
-        discard(engine, session)
+        undo()
         raise
     return session
 
@@ -102,6 +143,7 @@ def _import_meanwhile() -> None:
 def _claim_new(
     engine: Engine,
     request: StartRequest,
+    undo: Undo,
     session_id: str,
     saved: SavedSession | None,
     taken: set[str],
@@ -123,6 +165,7 @@ def _claim_new(
         if not lock.try_acquire():
             continue
         session = _session(engine, request, session_id, saved, slot, lock)
+        undo.owe(session)
         try:
             pending = engine.instances.start_create(_body(engine, request, session))
             try:
@@ -136,10 +179,11 @@ def _claim_new(
             elif not request.slot:
                 engine.report(f"Auto-allocated slot {slot}")
         except AlreadyExistsError:
+            undo.nothing()
             lock.release()
             continue
         except BaseException:
-            discard(engine, session)
+            undo()
             raise
         return session
     raise CoiError(
@@ -204,6 +248,7 @@ def _resume_target(
 def _reuse(
     engine: Engine,
     request: StartRequest,
+    undo: Undo,
     rows: list[Instance],
     session_id: str,
     saved: SavedSession | None,
@@ -231,6 +276,7 @@ def _reuse(
             engine, request, session_id, saved, number(row, "slot"), lock, name=row.name
         )
         session = replace(session, created=False)
+        undo.owe(session)
         try:
             fresh = _body(engine, request, session)
             stale = {name: {"type": "none"} for name in row.devices if name.startswith("mount")}
@@ -244,7 +290,7 @@ def _reuse(
             request.ground.verify()
             engine.instances.set_state(row.name, "start")
         except BaseException:
-            lock.release()
+            undo()
             raise
         engine.report(f"Restarted persistent container {row.name} (slot {session.slot})")
         return session
@@ -285,16 +331,3 @@ def _body(engine: Engine, request: StartRequest, session: Session) -> dict[str, 
         devices={**request.devices, **request.ground.devices},
     )
     return with_workspace(body, request.workspace, request.user, shift=request.shift)
-
-
-def discard(engine: Engine, session: Session) -> None:
-    """Undo a start that failed: the instance goes if this start made it."""
-    with shielded():
-        with suppress(CoiError):
-            if session.created:
-                row = engine.instances.find(session.instance)
-                if row is not None and row.coi("session-id") == session.id:
-                    engine.instances.remove(session.instance)
-            elif not session.attached:
-                engine.instances.set_state(session.instance, "stop", force=True)
-        session.lock.release(remove=session.created)

@@ -194,10 +194,10 @@ class Fed:
         code = self.process.wait()
         while self._heard is not None or (self._ready() and (self._begun or begin_within is None)):
             self._pump(None, ended=True)
-        if not self._begun and begin_within is not None:
-            raise NotBegunError(code, self._errors.decode("utf-8", "replace").strip())
         if not self._begun and code == 255 and self._errors == _NOT_ENTERED:
             raise NotEnteredError("the daemon could not enter the container", hint="try again")
+        if not self._begun and begin_within is not None:
+            raise NotBegunError(code, self._errors.decode("utf-8", "replace").strip())
         if bytes(self._errors) == _LAST_WORDS.get(code):
             self._errors.clear()
         while self._errors and not self._closed:

@@ -12,7 +12,7 @@ import select
 import signal
 from collections.abc import Callable, Sequence
 
-from coi.errors import CoiError
+from coi.errors import CoiError, Interrupted
 from coi.incus.process import shielded
 
 LIMIT = 8  # processes at a time
@@ -106,7 +106,7 @@ def _fork(
 def _attempt(item: str, work: Callable[[str], None]) -> list[str | int]:
     try:
         work(item)
-    except CoiError as error:
+    except (CoiError, Interrupted) as error:
         return [error.brief, error.details[:8000], error.hint, error.exit_code]
     except BaseException as error:
         return [f"{item}: {type(error).__name__}", str(error)[:8000], "", 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from coi.errors import CoiError, Interrupted
+from coi.errors import CoiError
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, PoolFullError
 from coi.incus.instances import CONFIG_PREFIX
 
@@ -19,7 +19,7 @@ NIC = "eth0"
 OPEN = "open"
 
 # Errors of a creation that say nothing about the network.
-_OTHERS = (Interrupted, AlreadyExistsError, ImageMissingError, PoolFullError)
+_OTHERS = (AlreadyExistsError, ImageMissingError, PoolFullError)
 
 
 class Ground:

@@ -85,19 +85,20 @@ def run(engine: Engine, request: RunRequest) -> int:
     ending = _Ending(engine, name)
     try:
         locks = place_of(lock.path.parent)
-        on_ground(request.fence, lambda ground: _create(engine, name, request, locks, ground))
-        try:
-            return _execute(engine, name, request, ending)
-        finally:
-            ending.stop(wait=False)
+        on_ground(
+            request.fence, lambda ground: _create(engine, name, request, locks, ground, ending)
+        )
+        return _execute(engine, name, request, ending)
     finally:
+        ending.stop(wait=False)
         lock.release(remove=not ending.left)
 
 
 class _Ending:
-    """Stops the instance, once.
+    """Stops the instance, once, where there is one to stop.
 
     Attributes:
+        owed: the instance is there or about to be.
         left: it could not be stopped; the lock's file is then left too, and
             the next coi that lists ends it.
     """
@@ -105,7 +106,7 @@ class _Ending:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
         self._name = name
-        self._done = False
+        self.owed = False
         self.left = False
 
     def stop(self, *, wait: bool) -> CoiError | None:
@@ -117,9 +118,9 @@ class _Ending:
         Returns:
             why it could not be done.
         """
-        if self._done:
+        if not self.owed:
             return None
-        self._done = True
+        self.owed = False
         with shielded():
             try:
                 self._engine.instances.set_state(self._name, "stop", force=True, wait=wait)
@@ -131,7 +132,14 @@ class _Ending:
         return None
 
 
-def _create(engine: Engine, name: str, request: RunRequest, locks: str, ground: Ground) -> None:
+def _create(
+    engine: Engine,
+    name: str,
+    request: RunRequest,
+    locks: str,
+    ground: Ground,
+    ending: _Ending,
+) -> None:
     keys = made_by_coi(RUN, workspace=request.workspace.path, image=request.image, locks=locks)
     body = with_workspace(
         instance_body(
@@ -146,18 +154,21 @@ def _create(engine: Engine, name: str, request: RunRequest, locks: str, ground: 
         shift=request.shift,
     )
     pending = None
+    ending.owed = True
     try:
         with shielded():
             pending = engine.instances.start_create(body)
         ground.verify()
         pending.result()
     except ImageMissingError:
+        ending.owed = False
         raise
     except BaseException:
         if pending is not None:
             pending.settle()
             with shielded(), suppress(CoiError):
                 engine.instances.remove(name)
+                ending.owed = False
         raise
 
 
@@ -220,6 +231,7 @@ def over(engine: Engine, row: Instance) -> bool:
     if not lock.try_acquire():
         return False
     ending = _Ending(engine, row.name)
+    ending.owed = True
     try:
         if row.running:
             ending.stop(wait=False)

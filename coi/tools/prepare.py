@@ -151,7 +151,7 @@ def call(tool: Tool, method: str, *arguments: object) -> Any:
     """Call a plugin's method; what it raises becomes a CoiError that names it."""
     try:
         return getattr(tool, method)(*arguments)
-    except (CoiError, KeyboardInterrupt):
+    except (CoiError, KeyboardInterrupt, Interrupted):
         raise
     except BaseException as error:
         raise _fault(tool, method, f"{type(error).__name__}: {error}") from error
@@ -265,7 +265,7 @@ def _listed(tool: Tool, method: str, argument: object, kind: type[_T]) -> tuple[
     found = call(tool, method, argument)
     try:
         items = tuple(found)
-    except (CoiError, KeyboardInterrupt):
+    except (CoiError, KeyboardInterrupt, Interrupted):
         raise
     except BaseException as error:  # a generator that fails, or nothing that can be listed
         raise _fault(tool, method, f"{type(error).__name__}: {error}") from error

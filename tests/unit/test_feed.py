@@ -122,7 +122,8 @@ def lost(tmp_path: Path, times: int, then: str) -> str:
     )
 
 
-def test_begun_anew_with_the_same_input(sh: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("within", [None, 30.0])
+def test_begun_anew_with_the_same_input(sh: Runner, tmp_path: Path, within: float | None) -> None:
     read, write = os.pipe()
     os.write(write, b"typed")
     os.close(write)
@@ -130,7 +131,7 @@ def test_begun_anew_with_the_same_input(sh: Runner, tmp_path: Path) -> None:
     head = header({"A": "1"})
     script = lost(tmp_path, 3, READ_HEADER + 'echo said >&2; echo "$A"; cat')
     args = ["-c", script, "coi", str(len(head))]
-    code = execute(sh, args, head=head, source=read, stdout=out, stderr=errors)
+    code = execute(sh, args, head=head, source=read, stdout=out, stderr=errors, begin_within=within)
     assert (code, read_all(out), read_all(errors)) == (0, b"1\ntyped", b"said\n")
     for fd in (read, out, errors):
         os.close(fd)
