@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from dummy import background, codes, power_off, start
-from harness import Host, User, incus
+from harness import Host, User, incus, lingering
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -147,7 +147,7 @@ def test_two_execs_that_change_the_id_at_once_do_not_undo_each_other(host: Host)
             command = inside.become(SessionUser("code", number, number, "/home/code"), "id", "-u")
             both = [
                 subprocess.Popen(
-                    ["incus", "exec", name, "-T", "--", *command],
+                    ["incus", "exec", name, "-T", "--", *lingering(command)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                 )
