@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
+
 import pytest
 
-from coi.errors import Interrupted
-from coi.session.network import Ground, on_ground
+from coi.cli.main import _terminated
+from coi.errors import CoiError, Interrupted
 
 
 def test_nothing_goes_on_after_it_as_after_an_error() -> None:
-    def made(_ground: Ground) -> None:
-        try:
-            raise Interrupted("ended by SIGHUP")
-        except Exception:
-            pytest.fail("taken for an error")
-
-    with pytest.raises(Interrupted, match="SIGHUP") as caught:
-        on_ground(lambda: None, made)
+    before = signal.signal(signal.SIGHUP, _terminated)
+    try:
+        with (
+            pytest.raises(Interrupted, match="SIGHUP") as caught,
+            suppress(CoiError, OSError, ValueError, Exception),
+        ):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert caught.value.exit_code == 130
