@@ -37,11 +37,18 @@ def status(ctx: typer.Context, format_: Format = "text") -> None:
     elif not found:
         context.output.result("No network policies")
     else:
-        columns = ("POLICY", "MODE", "BACKEND", "NETWORK", "USED BY")
+        columns = ("POLICY", "MODE", "BACKEND", "NETWORK", "REFRESHED", "USED BY")
         context.output.table(
             columns,
             [
-                (item.acl, item.mode, item.backend, item.network, ", ".join(item.used_by) or "-")
+                (
+                    item.acl,
+                    item.mode,
+                    item.backend,
+                    item.network,
+                    {None: "-", True: "yes", False: "no"}[item.refreshing],
+                    ", ".join(item.used_by) or "-",
+                )
                 for item in found
             ],
         )

@@ -14,6 +14,7 @@ from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import Networks
 from coi.network.addresses import LINK_LOCAL, NEVER, PRIVATE, RangeSet
 from coi.network.attachment import Scope
+from coi.network.refresher import attended
 
 if TYPE_CHECKING:
     from coi.incus.client import Client
@@ -32,6 +33,8 @@ class Standing:
     Attributes:
         acl: the network ACL's name.
         used_by: names of instances.
+        refreshing: whether a process keeps the addresses of its names new; None: there
+            are none to be kept new.
     """
 
     acl: str
@@ -39,6 +42,7 @@ class Standing:
     backend: str
     network: str
     used_by: tuple[str, ...]
+    refreshing: bool | None
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
@@ -70,13 +74,16 @@ def standing(client: Client, scope: Scope) -> list[Standing]:
         network.name: tuple(name for kind, name in network.used_by if kind == "instances")
         for network in Networks(client).all()
     }
+    kept = attended(scope.directory)
     found = []
     for acl in NetworkAcls(client).all():
         keys = {key: acl.config.get(CONFIG_PREFIX + key, "") for key in _TAGS}
         if keys["owner"] != str(scope.owner) or keys["prefix"] != scope.prefix:
             continue
         network, used_by = _users(acl, users)
-        found.append(Standing(acl.name, keys["mode"], keys["backend"], network, used_by))
+        found.append(
+            Standing(acl.name, keys["mode"], keys["backend"], network, used_by, kept.get(acl.name))
+        )
     return sorted(found, key=lambda item: item.acl)
 
 

@@ -49,6 +49,8 @@ class Fence:
         backend: of :data:`BACKENDS`.
         profile: whose eth0 an instance would have.
         host: read from the kernel where it is not given.
+        minutes: how old an answer gets while an instance runs; 0: any age.
+        log: a file that tells what changed meanwhile.
     """
 
     client: Client
@@ -58,6 +60,8 @@ class Fence:
     backend: str = "auto"
     profile: str = "default"
     host: HostView = field(default_factory=view)
+    minutes: int = 0
+    log: Path | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -68,12 +72,17 @@ class Fence:
 
     def recorded(self) -> Attachment | None:
         """What was last made or verified, if it would be the same now. No call."""
+        made = self.last()
+        if made is None:
+            return None
+        return made if sealed(made, self.policy, self._around(made)) == made else None
+
+    def last(self) -> Attachment | None:
+        """What was last made or verified, whether or not it would be the same now. No call."""
         made = attachment.load(self._record)
         if made is None or made.policy != self.policy.hash:
             return None
-        if self.backend not in ("auto", made.backend):
-            return None
-        return made if sealed(made, self.policy, self._around(made)) == made else None
+        return made if self.backend in ("auto", made.backend) else None
 
     def prepare(self) -> Attachment:
         """See to the ACL and the network.
@@ -141,13 +150,16 @@ class Fence:
                 gone, so that the next start makes them anew.
         """
         try:
-            return self._verified(made)
+            now = self._checked(made)
         except CoiError:
             with suppress(OSError):
                 self._record.unlink(missing_ok=True)
             raise
+        if now != made:
+            attachment.save(self._record, now)
+        return now
 
-    def _verified(self, made: Attachment) -> Attachment:
+    def _checked(self, made: Attachment) -> Attachment:
         seen = self._around(made)
         found = NetworkAcls(self.client).find(made.acl)
         tags = self.scope.tags(self.policy, made.backend)
@@ -168,10 +180,7 @@ class Fence:
                 NetworkAcls(self.client).replace(made.acl, found.config, wanted)
             except CoiError as error:
                 raise refusal(error, "change network ACLs here") from error
-        now = sealed(made, self.policy, seen)
-        if now != made:
-            attachment.save(self._record, now)
-        return now
+        return sealed(made, self.policy, seen)
 
     def stands(self, made: Attachment) -> bool:
         """Whether the ACL and the network are there and coi's; otherwise the record goes.
@@ -193,17 +202,20 @@ class Fence:
     def refresh(self, made: Attachment, answers: Answers) -> Attachment:
         """Go over to new answers: the ACL, and on a bridge its names where they changed.
 
-        Two calls, three where the names changed. The rules come first: no name leads
-        where they do not let it. It restarts the bridge's resolver, about a second.
+        One call, three where they changed. The rules come first: no name leads where they
+        do not let it. It restarts the bridge's resolver, about a second.
 
         Raises:
             CoiError: Incus refused; what stood before stands, or the rules alone changed.
         """
         self.answers = answers
-        now = self._verified(made)
-        if made.backend == "bridge" and now.names != made.names:
-            text = dnsmasq_text(self.policy, self._around(made))
-            Networks(self.client).update(made.network, {"raw.dnsmasq": text})
+        with locked(self._lock(made.acl, "make")):
+            now = self._checked(made)
+            if made.backend == "bridge" and now.names != made.names:
+                text = dnsmasq_text(self.policy, self._around(made))
+                Networks(self.client).update(made.network, {"raw.dnsmasq": text})
+            if now != made:
+                attachment.save(self._record, now)
         return now
 
     def _around(self, made: Attachment) -> Surroundings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -70,7 +70,16 @@ def fence(
         report=report,
         lookup=lookup,
     )
-    return Fence(client, scope, policy, answers, host=host, backend=network.backend)
+    return Fence(
+        client,
+        scope,
+        policy,
+        answers,
+        host=host,
+        backend=network.backend,
+        minutes=network.refresh_interval_minutes,
+        log=network.logging.path,
+    )
 
 
 def current(
@@ -92,18 +101,40 @@ def current(
     if not policy.domains:
         return {}
     last = record.load(directory, policy.hash)
-    stale = [name for name in policy.domains if _stale(last.get(name), minutes)]
-    if stale:
-        checked = usable(record.resolve(stale, lookup), policy, own)
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S+00:00")
-        last = record.merge(policy.domains, last, checked.kept, now)
+    names = stale(policy, last, minutes)
+    if names:
+        last = renewed(policy, last, names, own, report=report, lookup=lookup)
         record.save(directory, policy.hash, last)
-        for name in checked.refused:
-            report(f"{name} resolves to an address that the policy does not let through")
         for name in policy.domains:
             if name not in last:
                 report(f"{name} does not resolve and cannot be reached")
     return {name: answer.addresses for name, answer in last.items()}
+
+
+def stale(policy: Policy, last: Mapping[str, Answer], minutes: int) -> list[str]:
+    """The names of an allowlist that have no answer, or one older than that; 0: any age."""
+    return [name for name in policy.domains if _stale(last.get(name), minutes)]
+
+
+def renewed(
+    policy: Policy,
+    last: Mapping[str, Answer],
+    names: list[str],
+    own: frozenset[IPv4Address],
+    *,
+    report: Callable[[str], None],
+    lookup: Lookup = system_lookup,
+) -> dict[str, Answer]:
+    """The answers for the policy, after some names have been asked for again.
+
+    Args:
+        own: the host's addresses, which no name may lead to.
+    """
+    checked = usable(record.resolve(names, lookup), policy, own)
+    for name in checked.refused:
+        report(f"{name} resolves to an address that the policy does not let through")
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S+00:00")
+    return record.merge(policy.domains, last, checked.kept, now)
 
 
 def _stale(answer: Answer | None, minutes: int) -> bool:

@@ -275,7 +275,8 @@ def _read_state(engine: Engine, session: Session, target: IO[bytes], *, final: b
 
 
 def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
-    """Finish the sessions whose coi is gone and whose instance has stopped.
+    """Finish the sessions whose coi is gone and whose instance has stopped, and go on
+    with keeping the addresses of allowlists new.
 
     Args:
         rows: all instances, as listed a moment ago.
@@ -283,6 +284,11 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
     Returns:
         the names of the instances that are no more.
     """
+    rows = list(rows)
+    if any(row.coi("network") == "allowlist" and not row.stopped for row in rows):
+        from coi.network.refresher import take_over
+
+        take_over(engine.home / "network")
     gone: set[str] = set()
     for row in rows:
         if row.coi("state") == RUN:

@@ -80,16 +80,22 @@ def on_ground(fencing: Fencing, make: Callable[[Ground], T]) -> T:
     made = fence.recorded()
     if made is not None:
         try:
-            with fence.using(made):
-                return make(Ground(fence, made))
+            return _made(fence, made, make)
         except _OTHERS:
             raise
         except CoiError:
             if fence.stands(made):
                 raise
-    made = fence.prepare()
-    with fence.using(made):
-        return make(Ground(fence, made))
+    return _made(fence, fence.prepare(), make)
+
+
+def _made(fence: Fence, on: Attachment, make: Callable[[Ground], T]) -> T:
+    from coi.network.refresher import keep_fresh
+
+    with fence.using(on):
+        result = make(Ground(fence, on))
+        keep_fresh(fence, on)
+        return result
 
 
 def unfenced(devices: Mapping[str, Mapping[str, str]], ground: Ground) -> bool:

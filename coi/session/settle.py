@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 DEADLINE = 30.0  # seconds for all of it; the script itself gives up after 8
 
 # An instance that has just started has no address yet, and its systemd-tmpfiles is about
-# to empty /tmp (both measured: 0.3 to 0.9 s after the start). Where PID 1 is systemd this
-# waits for sysinit.target, and for a default route where there is a NIC.
+# to empty /tmp (both measured: 0.3 to 0.9 s after the start). Where init is systemd this
+# waits for sockets.target, which is after the former and 20 to 30 ms later: Docker can be
+# asked for then. It waits for a default route where there is a NIC. An exec may be there
+# before PID 1 has become init: its name tells nothing yet (measured), /sbin/init does.
 _SCRIPT = r"""
 nic() { for n in /sys/class/net/*; do [ "${n##*/}" = lo ] || return 0; done; return 1; }
 route() {
@@ -27,11 +29,12 @@ route() {
   done </proc/net/ipv6_route
   return 1
 } 2>/dev/null
-read -r init </proc/1/comm
+init=$(readlink -f /sbin/init)
+init=${init##*/}
 read -r up _ </proc/uptime
 end=$((${up%%.*}+8))
 while [ "$init" = systemd ] && [ "${up%%.*}" -lt "$end" ]; do
-  if ! nic || route; then systemctl is-active -q sysinit.target 2>/dev/null && break; fi
+  if ! nic || route; then systemctl is-active -q sockets.target 2>/dev/null && break; fi
   sleep 0.02
   read -r up _ </proc/uptime
 done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import COI, Host, User, incus, query
+from netbox import FIXTURES, World
 
 TOOLS = ("claude", "dummy")
 TEST_IMAGE = "coi-test"
@@ -147,3 +149,20 @@ def lent_ids(as_root: None) -> Iterator[Callable[[int], None]]:
     yield lend
     for path, line in added:
         path.write_text(path.read_text().replace(line, "", 1))
+
+
+@pytest.fixture(scope="module")
+def testhosts() -> None:
+    """The addresses that probes go to."""
+    if os.getuid() != 0:
+        pytest.skip("only root can make hosts to probe")
+    done = subprocess.run([FIXTURES / "testhosts", "up"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def box(daemon: None, image: str, tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, image)
+    yield made
+    made.close()
+    assert made.objects() == []

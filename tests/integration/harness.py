@@ -108,6 +108,9 @@ class Result:
 _LINGER = ("sh", "-c", '"$@"; code=$?; sleep 0.1; exit $code', "sh")
 
 
+_NOT_ENTERED = b"Failed to retrieve PID of executing child process"  # of a busy daemon
+
+
 def lingering(command: Sequence[str]) -> list[str]:
     """argv of ``incus exec`` for a command whose output is to be seen."""
     return [*_LINGER, *command]
@@ -118,15 +121,18 @@ def incus(*args: str, stdin: bytes | None = None, timeout: float = DEADLINE) -> 
     if args[0] == "exec":
         cut = args.index("--") + 1
         args = (*args[:cut], *lingering(args[cut:]))
-    done = subprocess.run(
-        ["incus", *args],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-    )
+    for _ in range(10):
+        done = subprocess.run(
+            ["incus", *args],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        )
+        if not (done.returncode == 255 and _NOT_ENTERED in done.stderr):
+            break
     out, err = (data.decode("utf-8", "replace") for data in (done.stdout, done.stderr))
     return Result(("incus", *args), done.returncode, out, err)
 
