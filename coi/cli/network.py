@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coi.cli.options import Command, Group, context_of
-from coi.errors import UsageError
+from coi.errors import NotFoundError, UsageError
 
 app = typer.Typer(cls=Group, help="What sessions may reach, and by which rule.")
 
@@ -81,6 +81,41 @@ def explain(
         return
     where = found.address if found.port is None else f"{found.address}:{found.port}"
     context.output.result(f"{where}: {'passes' if found.allowed else 'refused'} ({found.rule})")
+
+
+@app.command(cls=Command)
+def log(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Container.")],
+    format_: Format = "text",
+) -> None:
+    """Show what a container was refused, as far back as the kernel's log goes.
+
+    Only with `network.logging.enabled` is anything logged.
+
+    Example: coi network log coi-1a2b3c4d-1
+    """
+    from coi.network.explain import logging
+    from coi.network.log import from_kernel
+    from coi.session.containers import check_name
+
+    context = context_of(ctx)
+    as_json = _checked(format_)
+    check_name(name)
+    row = next((r for r in context.engine.instances.all(state=True) if r.name == name), None)
+    if row is None:
+        raise NotFoundError(f"{name} not found", hint="coi list")
+    network = logging(context.client, row)
+    found = from_kernel(network, row.ipv4) if row.ipv4 else []
+    if as_json:
+        context.output.data([item.as_data() for item in found])
+    elif not found:
+        context.output.result("Nothing refused")
+    else:
+        context.output.table(
+            ("TIME", "WAY", "PEER", "PORT"),
+            [(i.at, i.way, i.peer, f"{i.port or '-'}/{i.protocol}") for i in found],
+        )
 
 
 @app.command(cls=Command)

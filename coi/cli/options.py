@@ -73,6 +73,14 @@ def _declared(
         list[str] | None,
         _option("--mount", metavar="HOST:CONTAINER[:ro]", help="Mount; repeatable."),
     ] = None,
+    publish: Annotated[
+        list[str] | None,
+        _option(
+            "--publish",
+            metavar="[HOSTADDR:]HOSTPORT:PORT",
+            help="Port of the host that leads inside; repeatable.",
+        ),
+    ] = None,
     network: Annotated[
         str | None, _option("--network", metavar="MODE", help="restricted, allowlist or open.")
     ] = None,

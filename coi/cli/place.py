@@ -22,7 +22,7 @@ class Place:
 
     Attributes:
         shift: mounts are idmapped.
-        devices: of ``--mount``, ``--storage`` and the configuration.
+        devices: of ``--mount``, ``--storage``, ``--publish`` and the configuration.
         fence: makes the network policy's.
     """
 
@@ -40,8 +40,8 @@ def place_of(context: Context) -> Place:
         CoiError: the workspace or a mount is not usable, or the network policy
             cannot be enforced.
     """
+    from coi.workspace import mounts, ports
     from coi.workspace.directory import resolve
-    from coi.workspace.mounts import devices
     from coi.workspace.ownership import session_user, uses_shift
 
     workspace = resolve(context.workspace, private=context.home)
@@ -52,13 +52,16 @@ def place_of(context: Context) -> Place:
         workspace,
         user,
         shift,
-        devices(
-            config.mounts.default,
-            context.values.get("mount") or (),
-            context.values.get("storage"),
-            shift=shift,
-            private=context.home,
-        ),
+        {
+            **mounts.devices(
+                config.mounts.default,
+                context.values.get("mount") or (),
+                context.values.get("storage"),
+                shift=shift,
+                private=context.home,
+            ),
+            **ports.devices(config.ports.publish, context.values.get("publish") or ()),
+        },
         partial(fence_of, context),
     )
 

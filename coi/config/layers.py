@@ -25,6 +25,7 @@ from coi.config.model import (
     Network,
     NetworkLogging,
     Paths,
+    Ports,
     ToolSettings,
 )
 from coi.config.parse import MAX_SIZE, Layer, flags, nearest, parse, variables
@@ -314,6 +315,7 @@ def _build(stack: _Stack, environ: Mapping[str, str]) -> Config:
                 for host, inside, readonly in sections["mounts"]["default"]
             )
         ),
+        ports=Ports(**sections["ports"]),
         limits={key: value for key, value in sections["limits"].items() if value},
         environment=sections.get("environment", {}),
         build=Build(**sections["build"]),

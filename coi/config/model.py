@@ -110,6 +110,16 @@ class Mounts:
 
 
 @dataclass(frozen=True)
+class Ports:
+    """``[ports]``: ports of the host that lead into every session.
+
+    ``publish`` entries are spelled as :func:`coi.config.ports.entry` does.
+    """
+
+    publish: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Build:
     """``[build]``: what ``coi build`` makes the image of.
 
@@ -139,6 +149,7 @@ class Config:
     incus: IncusSettings = IncusSettings()
     network: Network = Network()
     mounts: Mounts = Mounts()
+    ports: Ports = Ports()
     limits: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     build: Build = Build()

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coi.config import hosts, kinds
+from coi.config import hosts, kinds, ports
 from coi.config.kinds import Kind
 from coi.config.model import (
     Build,
@@ -15,6 +15,7 @@ from coi.config.model import (
     IncusSettings,
     Name,
     Network,
+    Ports,
     ToolSettings,
 )
 
@@ -136,6 +137,12 @@ KEYS: tuple[Key, ...] = (
         "Mounted into every session: `host` (/ or ~/ first), `container` (absolute), "
         "`readonly` (false). Written as `[[mounts.default]]` tables.",
     ),
+    Key(
+        "ports.publish",
+        kinds.sequence(f"an array of {ports.FORM}", ports.entry),
+        "Ports of the host that lead into every session, on 127.0.0.1 where no address is "
+        "given; `--publish` adds to them.",
+    ),
     Key("limits.cpu", kinds.cpu_limit(), "CPUs of a session; empty: no limit of coi's."),
     Key("limits.memory", kinds.size_limit(percent=True), "Memory; empty: no limit of coi's."),
     Key("limits.processes", kinds.count_limit(), "Processes; empty: no limit of coi's."),
@@ -167,6 +174,7 @@ _SECTIONS: Mapping[str, object] = {
     "incus": IncusSettings(),
     "network": Network(),
     "build": Build(),
+    "ports": Ports(),
 }
 
 

@@ -14,7 +14,7 @@ whatever its value. Some that may look harmless and still wait:
   next one, false deletes a container that the user meant to keep.
 - ``tool.binary``, ``[tool.<name>]``, environment, ``[profiles.*]``: they
   decide what runs and where the tool's requests go (ANTHROPIC_BASE_URL).
-- ``incus.*``, ``paths.*``, ``mounts.*``, ``build.*``, ``network.logging``:
+- ``incus.*``, ``paths.*``, ``mounts.*``, ``ports.*``, ``build.*``, ``network.logging``:
   they name things of the host.
 
 Approved by nobody, a file that says what the lower layers say anyway is no

@@ -58,6 +58,9 @@ _GROUP_HINT = (
 )
 
 
+_PORT_HINT = "something listens on that port of the host already: ss -tulpn shows it"
+
+
 def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
     """The error that a message of Incus means.
 
@@ -104,6 +107,8 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         )
     if code == 404 or low.endswith("not found"):
         return MissingError(brief, details=message)
+    if "address already in use" in low and 'start device "' in low:
+        return IncusError(brief, details=message, code=code, hint=_PORT_HINT)
     if code == 403:
         return PermissionDeniedError(brief, details=message, hint=_GROUP_HINT)
     return IncusError(brief, details=message, code=code)

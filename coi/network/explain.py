@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
-from coi.errors import NotFoundError, UsageError
+from coi.errors import CoiError, NotFoundError, UsageError
 from coi.incus.acls import NetworkAcl, NetworkAcls
 from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import Networks
@@ -18,6 +18,7 @@ from coi.network.refresher import attended
 
 if TYPE_CHECKING:
     from coi.incus.client import Client
+    from coi.incus.instances import Instance
 
 _KINDS = (
     ("a private address", RangeSet.of(*PRIVATE)),
@@ -146,6 +147,32 @@ def explain(client: Client, config: Mapping[str, str], host: str, port: int | No
         if rule.get("action") == "allow" and _matches(rule, address, port):
             return Explained(str(address), port, True, _named(acl, rule))
     return Explained(str(address), port, False, f"default reject of {acl.name}{_why(address)}")
+
+
+def logging(client: Client, row: Instance) -> str:
+    """The bridge whose refusals the kernel logs for an instance; one call.
+
+    Raises:
+        CoiError: nothing is refused or logged there, or not by the kernel.
+    """
+    mode, backend = row.coi("network") or "open", row.coi("network-backend")
+    if mode == "open":
+        raise CoiError(f"{row.name} is on mode open", details="Nothing is refused there.")
+    acl = row.coi("network-acl")
+    if backend != "bridge":
+        raise CoiError(
+            f"the backend {backend} does not tell coi what it refused",
+            hint=f"as an administrator of Incus: incus network acl show-log {acl}",
+        )
+    network = Networks(client).find(acl)
+    if network is None:
+        raise NotFoundError(f"the network {acl} is gone", hint="coi network status")
+    if network.config.get("security.acls.default.egress.logged") != "true":
+        raise CoiError(
+            f"what {row.name} is refused is not logged",
+            hint="network.logging.enabled = true, then start it again",
+        )
+    return network.name
 
 
 def _address(host: str) -> IPv4Address | IPv6Address:

@@ -32,8 +32,9 @@ from coi.network import attachment, bridge, nic, ovn
 from coi.network.attachment import Attachment, Backend, Scope, same_tags
 from coi.network.host import HostView, require_local, view
 from coi.network.lock import Busy, locked
+from coi.network.names import raw_dnsmasq
 from coi.network.policy import Policy, Surroundings
-from coi.network.rules import around, dnsmasq_text, refusal, rules, sealed
+from coi.network.rules import around, refusal, rules, sealed
 
 BACKENDS = ("auto", "bridge", "ovn", "nic")
 
@@ -203,7 +204,7 @@ class Fence:
         """Go over to new answers: the ACL, and on a bridge its names where they changed.
 
         One call, three where they changed. The rules come first: no name leads where they
-        do not let it. It restarts the bridge's resolver, about a second.
+        do not let it. It restarts the resolver of the names, about a second.
 
         Raises:
             CoiError: Incus refused; what stood before stands, or the rules alone changed.
@@ -212,8 +213,8 @@ class Fence:
         with locked(self._lock(made.acl, "make")):
             now = self._checked(made)
             if made.backend == "bridge" and now.names != made.names:
-                text = dnsmasq_text(self.policy, self._around(made))
-                Networks(self.client).update(made.network, {"raw.dnsmasq": text})
+                text = raw_dnsmasq(self.policy, self._around(made))
+                Networks(self.client).update(bridge.names_of(made.network), {"raw.dnsmasq": text})
             if now != made:
                 attachment.save(self._record, now)
         return now
@@ -236,7 +237,7 @@ def lock_path(scope: Scope, name: str, kind: str) -> Path:
 
 def swept(client: Client, scope: Scope) -> list[str]:
     """The names of what :func:`sweep` would remove now; two calls."""
-    found = {network.name for network in Networks(client).all() if _idle_network(network, scope)}
+    found = set(_sweep_networks(Networks(client).all(), scope, lambda _name: True))
     found |= {acl.name for acl in NetworkAcls(client).all() if _idle_acl(acl, scope, found)}
     return sorted(found)
 
@@ -247,18 +248,26 @@ def sweep(client: Client, scope: Scope) -> list[str]:
     Two calls, and one for each removal. What another coi makes or is about to use is left.
     """
     networks, acls = Networks(client), NetworkAcls(client)
-    removed: set[str] = set()
-    for network in networks.all():
-        if _idle_network(network, scope) and _removed(scope, network.name, networks.delete):
-            removed.add(network.name)
+    removed = set(
+        _sweep_networks(networks.all(), scope, lambda name: _removed(scope, name, networks.delete))
+    )
     for acl in acls.all():
         if _idle_acl(acl, scope, ()) and _removed(scope, acl.name, acls.delete):
             removed.add(acl.name)
     return sorted(removed)
 
 
-def _idle_network(network: Network, scope: Scope) -> bool:
-    return network.managed and not network.used_by and _swept(network.config, scope)
+def _sweep_networks(
+    rows: list[Network], scope: Scope, remove: Callable[[str], bool]
+) -> Iterator[str]:
+    """Remove what nothing uses; a resolver of names once the bridge that asks it has gone."""
+    there = {row.name for row in rows}
+    for row in sorted(rows, key=lambda row: row.name):  # coi-x before coi-x-n
+        asked_by = bridge.asked_by(row.name)
+        idle = row.managed and not row.used_by and _swept(row.config, scope)
+        if idle and asked_by not in there and remove(row.name):
+            there.discard(row.name)
+            yield row.name
 
 
 def _idle_acl(acl: NetworkAcl, scope: Scope, going: Collection[str]) -> bool:
@@ -276,8 +285,9 @@ def _removed(scope: Scope, name: str, delete: Callable[[str], None]) -> bool:
     """Delete it, unless a coi has it in hand or something uses it by now."""
     with ExitStack() as stack:
         try:
+            of = bridge.asked_by(name) or name
             for kind in ("make", "use"):
-                stack.enter_context(locked(lock_path(scope, name, kind), timeout=0.0))
+                stack.enter_context(locked(lock_path(scope, of, kind), timeout=0.0))
             delete(name)
         except (Busy, IncusError, MissingError):
             return False

@@ -12,8 +12,23 @@ from ipaddress import IPv4Address
 from coi.network.policy import Policy, Surroundings, usable
 
 
+def front_dnsmasq(policy: Policy, resolver: IPv4Address | None) -> str:
+    """``raw.dnsmasq`` of a policy's own bridge: of an allowlist it asks one resolver at most.
+
+    ``dhcp-ignore-names``: a session gets no name from what it calls itself, so that its
+    siblings learn nothing of it (``dns.mode=none`` alone leaves these names; measured).
+
+    Args:
+        resolver: that has the names; None where there are none.
+    """
+    lines = ["dhcp-ignore-names"]
+    if policy.mode == "allowlist":
+        lines += ["no-resolv", "no-hosts", f"server={resolver}" if resolver else "address=/#/"]
+    return "\n".join(lines)
+
+
 def raw_dnsmasq(policy: Policy, surroundings: Surroundings) -> str:
-    """The value of a bridge's ``raw.dnsmasq``; '' where the policy is no allowlist.
+    """``raw.dnsmasq`` of the resolver of an allowlist's names; '' in other modes.
 
     From dnsmasq(8), version 2.90:
 

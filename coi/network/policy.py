@@ -26,7 +26,7 @@ from coi.network.acl import Acl, Direction, Rule
 from coi.network.addresses import EVERYTHING, LINK_LOCAL, NEVER, PRIVATE, RangeSet
 from coi.network.domains import split
 
-FORMAT = 1
+FORMAT = 2
 """Counts the meanings that a policy's rules have had; part of its hash."""
 
 DNS_PORT = 53

@@ -50,18 +50,9 @@ def rules(policy: Policy, around: Surroundings, backend: Backend) -> dict[str, A
     return made
 
 
-def dnsmasq_text(policy: Policy, seen: Surroundings) -> str:
-    """``raw.dnsmasq`` of a policy bridge.
-
-    ``dhcp-ignore-names``: a session gets no name from what it calls itself, so that its
-    siblings learn nothing of it (``dns.mode=none`` alone leaves these names; measured).
-    """
-    return "\n".join(filter(None, ("dhcp-ignore-names", raw_dnsmasq(policy, seen))))
-
-
 def sealed(made: Attachment, policy: Policy, seen: Surroundings) -> Attachment:
     """With the digests of the rules and names that are right now."""
-    names = dnsmasq_text(policy, seen) if made.backend == "bridge" else ""
+    names = raw_dnsmasq(policy, seen) if made.backend == "bridge" else ""
     now = digest([rules(policy, seen, made.backend), names])
     return replace(made, rules=now, names=digest(names))
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from coi.session.model import Engine, StartRequest
     from coi.session.store import SavedSession
 
+_OURS = ("mount", "port")  # how the names of devices of a start begin
+
 
 class Undo:
     """What a start that fails has to undo, known before it is done: a signal may come
@@ -279,7 +281,7 @@ def _reuse(
         undo.owe(session)
         try:
             fresh = _body(engine, request, session)
-            stale = {name: {"type": "none"} for name in row.devices if name.startswith("mount")}
+            stale = {name: {"type": "none"} for name in row.devices if name.startswith(_OURS)}
             engine.instances.update(
                 row.name,
                 config={**identity(session), **request.ground.keys},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from dummy import background
-from harness import Host, User, incus, query
+from harness import COI, Host, User, incus, query
 from piping import module_host
 
 PUBLIC, OTHER = "198.51.100.10", "198.51.101.10"
@@ -145,3 +146,31 @@ def test_container_launch_is_behind_it_too(world: Host) -> None:
     assert row["config"]["user.coi.network"] == "restricted"
     assert row["devices"]["eth0"]["network"].startswith("coi-")
     world.coi("container", "delete", "--force", name).ok()
+
+
+def test_what_was_refused_is_told(world: Host, tmp_path: Path) -> None:
+    name = f"{world.prefix}logged"
+    world.coi("--network=restricted", "container", "launch", world.image, name).ok()
+    silent = world.coi("network", "log", name)
+    assert (silent.code, "logging.enabled" in silent.err) == (1, True)
+    world.coi("container", "delete", "--force", name).ok()
+
+    logged = {"COI_NETWORK_LOGGING_ENABLED": "true"}
+    flags = ("--network=restricted", "container", "launch", world.image, name)
+    world.coi(*flags, environ=logged).ok()
+    incus("exec", name, "--", "python3", "-c", PROBE, f"{PRIVATE[0]}:8000", f"{PUBLIC}:8000").ok()
+    denied = world.coi("network", "log", name)
+    assert (denied.code, "dmesg" in denied.err) == (4, True), "the kernel's log is root's"
+    found = json.loads(as_root(world, tmp_path, "network", "log", name, "--format", "json"))
+    assert {(row["way"], row["peer"], row["port"]) for row in found} == {
+        ("egress", PRIVATE[0], 8000)
+    }
+    assert PRIVATE[0] in as_root(world, tmp_path, "network", "log", name)
+    world.coi("container", "delete", "--force", name).ok()
+
+
+def as_root(world: Host, home: Path, *args: str) -> str:
+    """What coi says to root of this world."""
+    environ = {**os.environ, "COI_CONTAINER_PREFIX": world.prefix, "COI_HOME": str(home)}
+    done = subprocess.run([COI, *args], env=environ, capture_output=True, check=True, text=True)
+    return done.stdout

@@ -24,7 +24,7 @@ from coi.errors import CoiError, RefusedError
 from coi.incus.client import Client
 from coi.incus.process import Runner
 from coi.network.attachment import Attachment
-from coi.network.bridge import DNS_GUARD
+from coi.network.bridge import DNS_GUARD, names_of
 from coi.network.fence import Fence, sweep
 from coi.network.host import view
 from coi.network.nic import refused_start
@@ -141,7 +141,7 @@ def test_verify_mends_rules_and_refuses_what_is_gone(box: World) -> None:
     assert fence.recorded() is None
     assert fence.prepare() == made, "set again"
     fence.verify(made)
-    assert sweep(box.client, box.scope) == [made.network]
+    assert sweep(box.client, box.scope) == [made.network, names_of(made.network)]
     with pytest.raises(RefusedError, match="does not stand"):
         fence.verify(made)
 
@@ -182,16 +182,22 @@ def test_a_name_that_is_taken_is_left_alone(box: World) -> None:
 
 
 class Spoiled(Client):
-    """A client whose networks are made with a configuration that does not do."""
+    """A client whose networks are made with a configuration that does not do.
 
-    def __init__(self, **changes: str) -> None:
+    Args:
+        good: the first so many networks are made as they should be.
+    """
+
+    def __init__(self, good: int, **changes: str) -> None:
         super().__init__(Runner())
+        self.good = good
         self.changes = changes
         self.tries = 0
 
     def query(self, method: str, path: str, **more: object) -> object:
         if (method, path) == ("POST", "/1.0/networks"):
             self.tries += 1
+        if (method, path) == ("POST", "/1.0/networks") and self.tries > self.good:
             body = dict(more["body"])  # type: ignore[call-overload]
             keys = {key.replace("__", "."): value for key, value in self.changes.items()}
             more["body"] = {**body, "config": {**body["config"], **keys}}
@@ -203,24 +209,50 @@ class Spoiled(Client):
 @pytest.mark.parametrize(
     ("changes", "tries"),
     [
-        pytest.param({"acl": "refused"}, 0, id="acl-refused"),
         pytest.param({"security__nonsense": "x"}, 1, id="network-refused"),
         pytest.param({"raw__dnsmasq": "nonsense"}, 1, id="resolver-does-not-start"),
         pytest.param({"ipv4__address": "clash"}, 4, id="subnet-clashes"),
     ],
 )
-def test_failures_leave_nothing(box: World, changes: dict[str, str], tries: int) -> None:
+@pytest.mark.parametrize("good", [0, 1])
+def test_failures_leave_nothing(box: World, changes: dict[str, str], tries: int, good: int) -> None:
+    """Of the resolver of the names, and of the policy's own bridge."""
     if changes.get("ipv4__address"):
         changes = {"ipv4__address": query("/1.0/networks/incusbr0")["config"]["ipv4.address"]}
     fence = box.fence()
-    spoiled = Spoiled(**changes)
+    spoiled = Spoiled(good, **changes)
     fence.client = spoiled
     with pytest.raises(CoiError) as caught:
         fence.prepare()
-    assert spoiled.tries == tries, repr(caught.value) + caught.value.details
+    assert spoiled.tries == good + tries, repr(caught.value) + caught.value.details
     assert isinstance(caught.value, RefusedError) == (tries == 4)
     assert box.objects() == []
     assert fence.recorded() is None
+
+
+def test_an_acl_that_is_refused_leaves_nothing(box: World) -> None:
+    fence = box.fence()
+    fence.client = Spoiled(2, acl="refused")
+    with pytest.raises(CoiError):
+        fence.prepare()
+    assert box.objects() == []
+    assert fence.recorded() is None
+
+
+def test_a_bridge_in_use_is_not_touched(box: World, testhosts: None) -> None:
+    """Incus takes a bridge's rules away while it is updated."""
+    fence = box.fence()
+    made = fence.prepare()
+    box.launch(1, dict(made.device))
+    later = box.fence(answers={"pub.example": (IPv4Address(OTHER),)})
+    before = query(f"/1.0/networks/{made.network}")
+    assert later.prepare().network == made.network
+    assert query(f"/1.0/networks/{made.network}") == before, "new answers are not on it"
+    assert box.destinations(made.acl) == {OTHER}
+    incus("network", "set", made.network, "ipv4.nat=false").ok()
+    with pytest.raises(RefusedError, match="has been changed"):
+        fence.prepare()
+    assert query(f"/1.0/networks/{made.network}")["config"]["ipv4.nat"] == "false"
 
 
 def test_a_project_of_its_own_networks_is_refused(box: World) -> None:

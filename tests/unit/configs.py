@@ -17,6 +17,7 @@ from coi.config.trust import ProjectFile, approve, read_project
 
 WORDS = st.sampled_from(["a", "coi", "coi-rust", "x9"])
 PATHS = st.sampled_from(["/srv/a", "/srv/b", "/var/x y"])
+PORTS = ["127.0.0.1:8080:80/tcp", "0.0.0.0:53:53/udp"]
 DOMAINS = ["github.com", "pypi.org", "8.8.8.8", "api.anthropic.com"]
 SIZES = {"1000": 1000, "512MiB": 512 << 20, "1GB": 10**9, "2GiB": 2 << 30}
 MOUNTS = st.lists(
@@ -49,6 +50,7 @@ VALUES: Mapping[str, st.SearchStrategy[Any]] = {
     "incus.disable_shift": st.booleans(),
     "network.mode": st.sampled_from(["open", "restricted", "allowlist"]),
     "network.backend": st.sampled_from(["auto", "bridge", "ovn", "nic"]),
+    "ports.publish": st.lists(st.sampled_from(PORTS), unique=True),
     "network.allowed_domains": st.lists(st.sampled_from(DOMAINS), unique=True),
     "network.refresh_interval_minutes": st.integers(0, 60),
     "network.allow_local_network_access": st.booleans(),

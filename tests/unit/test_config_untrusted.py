@@ -71,6 +71,7 @@ def wider(one: Config, other: Config) -> list[str]:
         "metadata": a.block_metadata_endpoint < b.block_metadata_endpoint,
         "logging": a.logging != b.logging,
         "mounts": one.mounts != other.mounts,
+        "ports": one.ports != other.ports,
         "environment": one.environment != other.environment,
         "build": one.build != other.build,
         "profiles": one.profiles != other.profiles,

@@ -19,9 +19,10 @@ from coi.network.bridge import candidates
 from coi.network.fence import Fence
 from coi.network.host import HostView
 from coi.network.lock import Busy, locked
+from coi.network.names import front_dnsmasq
 from coi.network.nic import refused_start
 from coi.network.policy import Policy, Surroundings
-from coi.network.rules import dnsmasq_text, refusal, rules, sealed
+from coi.network.rules import refusal, rules, sealed
 
 POLICY = Policy("allowlist", domains=("a.example",))
 ANSWERS = {"a.example": (IPv4Address("198.51.100.10"),)}
@@ -124,7 +125,15 @@ def test_an_allowlist_on_ovn_closes_the_resolver_that_is_handed_out() -> None:
 
 def test_sessions_have_no_names_of_their_own_choice() -> None:
     for policy in (POLICY, Policy("restricted")):
-        assert dnsmasq_text(policy, Surroundings()).splitlines()[0] == "dhcp-ignore-names"
+        for resolver in (None, GATEWAY):
+            assert front_dnsmasq(policy, resolver).splitlines()[0] == "dhcp-ignore-names"
+
+
+def test_an_allowlist_asks_the_resolver_of_its_names_and_no_other() -> None:
+    closed = {"dhcp-ignore-names", "no-resolv", "no-hosts"}
+    assert set(front_dnsmasq(POLICY, GATEWAY).splitlines()) == closed | {f"server={GATEWAY}"}
+    assert set(front_dnsmasq(POLICY, None).splitlines()) == closed | {"address=/#/"}
+    assert front_dnsmasq(Policy("restricted"), None) == "dhcp-ignore-names"
 
 
 @pytest.mark.parametrize(

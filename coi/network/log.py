@@ -1,0 +1,117 @@
+"""What a policy refused, as far as it is logged.
+
+On a bridge the kernel logs what the default rule of the ACL rejects, into its own ring
+buffer (kmsg(4)); lines are netfilter's: ``IN=coi-1a2b3c4d OUT= ... SRC=... DST=... PROTO=TCP
+... DPT=80``. OVN's log is read by the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from coi.errors import UnavailableError
+
+KMSG = Path("/dev/kmsg")
+_RECORD = 8192  # bytes: CONSOLE_EXT_LOG_MAX of the kernel
+_FIELD = re.compile(r"\b(IN|OUT|SRC|DST|PROTO|SPT|DPT)=(\S*)")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One packet that was refused.
+
+    Attributes:
+        at: RFC 3339, UTC.
+        way: ``egress`` or ``ingress``, seen from the container.
+        peer: the other end's address.
+        protocol: ``tcp``, ``udp``, ``icmp``, ...
+        port: of the destination; None where the protocol has none.
+    """
+
+    at: str
+    way: str
+    peer: str
+    protocol: str
+    port: int | None
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(vars(self))
+
+
+def from_kernel(network: str, address: str, *, source: Path = KMSG) -> list[Refused]:
+    """What one container was refused, the oldest first, as far back as the kernel keeps it.
+
+    Args:
+        network: the policy's bridge.
+        address: the container's IPv4 address.
+
+    Raises:
+        UnavailableError: the kernel's log is not open to this user.
+    """
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnavailableError(
+            "the kernel's log is not open to this user",
+            details=str(error),
+            hint=f"as root: dmesg | grep {network}",
+        ) from error
+    try:
+        return list(parse(_records(fd), network, address, booted=_booted()))
+    finally:
+        os.close(fd)
+
+
+def _records(fd: int) -> Iterator[str]:
+    while True:
+        try:
+            record = os.read(fd, _RECORD)
+        except BrokenPipeError:  # it was overwritten meanwhile; the next read goes on
+            continue
+        except OSError:  # EAGAIN: that was the last
+            return
+        if not record:
+            return
+        yield record.decode("utf-8", "replace")
+
+
+def _booted() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def parse(
+    records: Iterable[str], network: str, address: str, *, booted: float
+) -> Iterator[Refused]:
+    """The refusals among records of kmsg(4), ``priority,number,microseconds,...;text``.
+
+    Args:
+        booted: seconds since the epoch at which the kernel's clock was 0.
+    """
+    for record in records:
+        head, _, text = record.partition(";")
+        fields = dict(_FIELD.findall(text.partition("\n")[0]))
+        if network not in (fields.get("IN"), fields.get("OUT")):
+            continue
+        ends = fields.get("SRC"), fields.get("DST")
+        if address not in ends:
+            continue
+        way = "egress" if fields["SRC"] == address else "ingress"
+        with suppress(ValueError, IndexError):
+            at = booted + int(head.split(",")[2]) / 1e6
+            port = fields.get("DPT")
+            yield Refused(
+                datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                way,
+                fields["DST" if way == "egress" else "SRC"],
+                fields.get("PROTO", "").lower(),
+                int(port) if port else None,
+            )
