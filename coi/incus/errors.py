@@ -107,7 +107,7 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         )
     if code == 404 or low.endswith("not found"):
         return MissingError(brief, details=message)
-    if "address already in use" in low and 'start device "' in low:
+    if "address already in use" in low and "proxy device" in low:
         return IncusError(brief, details=message, code=code, hint=_PORT_HINT)
     if code == 403:
         return PermissionDeniedError(brief, details=message, hint=_GROUP_HINT)

@@ -297,6 +297,29 @@ def shielded() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def detach(argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Start a process that outlives this one and its terminal, in / and without streams.
+
+    / is root's: ``python -m`` looks for modules in the current directory first, and that
+    may be the workspace.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    import subprocess
+
+    process = subprocess.Popen(  # noqa: S603 - a list, without a shell
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=environment,
+        start_new_session=True,
+    )
+    process.returncode = 0  # nobody waits for it
+
+
 def memory_file(data: bytes) -> int:
     """A file descriptor over anonymous memory holding ``data``, at its start.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError
 from coi.files import read_private, replace_file
+from coi.incus.process import detach
 from coi.network.lock import Busy, locked
 
 if TYPE_CHECKING:
@@ -153,17 +153,7 @@ def _begin(path: Path) -> None:
     if not _free(path):
         return
     kept = {key: value for key, value in os.environ.items() if key.startswith(_KEPT)}
-    # cwd: `-m` looks for modules in the current directory, which may be the workspace
-    process = subprocess.Popen(  # noqa: S603 - argv is ours
-        [sys.executable, "-m", "coi.network.refresher", str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env=kept,
-        start_new_session=True,
-    )
-    process.returncode = 0  # nobody waits for it
+    detach([sys.executable, "-m", "coi.network.refresher", str(path)], kept)
 
 
 # -- the process

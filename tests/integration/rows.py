@@ -68,7 +68,7 @@ def make(
 
 
 def drop_all(host: Host) -> None:
-    """Delete the test's instances with one call."""
+    """Delete the test's instances with one call, but for those that go by themselves."""
     if names := list(host.instances()):
-        incus("delete", "--force", *names).ok()
-    host.settled()
+        incus("delete", "--force", *names)
+    host.drop()

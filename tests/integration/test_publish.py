@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from dummy import background
-from harness import Host, User, wait_for
+from harness import Host, User, incus, wait_for
 from piping import module_host
 
 from coi.network.host import view
@@ -71,7 +71,7 @@ def test_a_container_that_is_started_again_has_what_is_asked_for_now(world: Host
         world.coi("--persistent", "shell", "--background", environ=configured).ok()
         world.inside(SERVER)
         wait_for(lambda: said(first) == b"CODE-PORT")
-        world.coi("shutdown", world.instance()).ok()
+        incus("stop", "--force", world.instance()).ok()
         background(world, "--persistent", "--publish", f"{second}:8000")
         world.inside(SERVER)
         wait_for(lambda: said(second) == b"CODE-PORT")
