@@ -39,6 +39,11 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "image list": {"": ("images",), "images[]": _IMAGE},
     "images": {"": ("images",), "images[]": _IMAGE},
     "image publish": {"": ("fingerprint", "alias")},
+    "network status": {
+        "[]": ("acl", "mode", "backend", "network", "used_by", "refreshing"),
+    },
+    "network explain": {"": ("address", "port", "allowed", "rule")},
+    "network log": {"[]": ("at", "way", "peer", "protocol", "port")},
     "tool list": {
         "": ("tools", "problems"),
         "tools[]": _TOOL,

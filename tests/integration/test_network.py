@@ -13,6 +13,8 @@ from dummy import background
 from harness import COI, Host, User, incus, query
 from piping import module_host
 
+from coi.cli.shapes import JSON_KEYS, keys_of
+
 PUBLIC, OTHER = "198.51.100.10", "198.51.101.10"
 PRIVATE = ("10.99.0.1", "172.31.99.1", "192.168.99.1", "169.254.169.254")
 TESTHOSTS = Path(__file__).parents[2] / "fixtures" / "testhosts"
@@ -82,6 +84,7 @@ def test_a_session_and_what_is_said_of_it(world: Host) -> None:
         for item in world.coi("network", "status", "--format", "json").ok().json
         if name in item["used_by"]
     ]
+    assert tuple(mine[0]) == JSON_KEYS["network status"]["[]"]
     assert [(item["mode"], item["backend"]) for item in mine] == [("restricted", "bridge")]
     assert mine[0]["acl"] in world.coi("network", "status").ok().out
     for target, allowed in (
@@ -90,6 +93,7 @@ def test_a_session_and_what_is_said_of_it(world: Host) -> None:
     ):  # fmt: skip
         found = world.coi("network", "explain", name, target, "--format", "json").ok().json
         assert found["allowed"] is allowed, target
+        assert tuple(found) == JSON_KEYS["network explain"][""]
         assert found["rule"]
     text = world.coi("network", "explain", name, f"{PRIVATE[0]}:22").ok().out
     assert text.startswith(f"{PRIVATE[0]}:22: refused (default reject of coi-")
@@ -161,10 +165,13 @@ def test_what_was_refused_is_told(world: Host, tmp_path: Path) -> None:
     incus("exec", name, "--", "python3", "-c", PROBE, f"{PRIVATE[0]}:8000", f"{PUBLIC}:8000").ok()
     denied = world.coi("network", "log", name)
     assert (denied.code, "dmesg" in denied.err) == (4, True), "the kernel's log is root's"
-    found = json.loads(as_root(world, tmp_path, "network", "log", name, "--format", "json"))
+    found: list[dict[str, object]] = json.loads(
+        as_root(world, tmp_path, "network", "log", name, "--format", "json")
+    )
     assert {(row["way"], row["peer"], row["port"]) for row in found} == {
         ("egress", PRIVATE[0], 8000)
     }
+    assert keys_of(found) == JSON_KEYS["network log"]
     assert PRIVATE[0] in as_root(world, tmp_path, "network", "log", name)
     world.coi("container", "delete", "--force", name).ok()
 
