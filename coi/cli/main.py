@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
 
 import typer
 
 from coi.cli.context import Context
 from coi.cli.options import Root, global_parameters
+from coi.cli.signals import handle
 from coi.errors import CoiError, Interrupted, UsageError
 
 # The classes that typer's own parser raises (its click is a part of typer since 0.26).
@@ -104,20 +103,9 @@ def _message(error: Exception) -> str:
     return str(formatted() if formatted else error)
 
 
-def _interrupted(_signum: int, _frame: FrameType | None) -> None:
-    raise Interrupted("interrupted")  # KeyboardInterrupt is made an exit code by the parser
-
-
-def _terminated(signum: int, _frame: FrameType | None) -> None:
-    raise Interrupted(f"ended by {signal.Signals(signum).name}")
-
-
 def main() -> None:
     """Entry point."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
-        signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGHUP, _terminated)
+    handle()
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:

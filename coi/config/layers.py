@@ -75,7 +75,8 @@ class _Stack:
         self.values = schema.builtin(home)
         self.origins = dict.fromkeys(self.values, BUILT_IN)
         self.profiles: dict[str, dict[Name, tuple[Any, str]]] = {}
-        self._binary_for = self.values["tool", "name"]
+        self._chosen = self.values["tool", "name"]  # by a layer that is trusted
+        self._binary_for = self._chosen
 
     def put(self, name: Name, value: Any, origin: str) -> None:
         if len(name) > 2 and name[0] == "tool":  # a value takes the place of a table, and back
@@ -84,15 +85,17 @@ class _Stack:
         self.values[name] = value
         self.origins[name] = origin
 
-    def add(self, values: Mapping[Name, tuple[Any, str]]) -> None:
+    def add(self, values: Mapping[Name, tuple[Any, str]], *, trusted: bool = True) -> None:
         """One layer, each value with its origin."""
         for name, (value, origin) in values.items():
             self.put(name, value, origin)
+        if trusted and ("tool", "name") in values:
+            self._chosen = self.values["tool", "name"]
         if ("tool", "binary") in values:
-            self._binary_for = self.values["tool", "name"]
+            self._binary_for = self._chosen
 
-    def add_file(self, layer: Layer, origin: str) -> None:
-        self.add({name: (value, origin) for name, value in layer.values.items()})
+    def add_file(self, layer: Layer, origin: str, *, trusted: bool = True) -> None:
+        self.add({name: (value, origin) for name, value in layer.values.items()}, trusted=trusted)
         for profile, values in layer.profiles.items():
             into = self.profiles.setdefault(profile, {})
             for name, value in values.items():
@@ -101,7 +104,7 @@ class _Stack:
                 into[name] = (value, f"profile {profile} ({origin})")
 
     def settle(self) -> None:
-        """A binary goes with the tool it was set for."""
+        """A binary goes with the tool it was set for, which no unapproved file names."""
         if self._binary_for != self.values["tool", "name"] and self.values["tool", "binary"]:
             self.put(("tool", "binary"), "", self.origins["tool", "name"])
 
@@ -157,7 +160,7 @@ def load(
         else:
             untrusted = project.path
             layer, waiting = _narrow(layer, stack)
-            stack.add_file(layer, str(project.path))
+            stack.add_file(layer, str(project.path), trusted=False)
             if waiting:
                 notices.append(_waits(project.path, waiting))
 

@@ -58,7 +58,7 @@ _GROUP_HINT = (
 )
 
 
-_PORT_HINT = "something listens on that port of the host already: ss -tulpn shows it"
+_PORT_HINT = "does something listen on that port of the host already? ss -tulpn shows it"
 
 
 def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
@@ -107,7 +107,7 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         )
     if code == 404 or low.endswith("not found"):
         return MissingError(brief, details=message)
-    if "address already in use" in low and "proxy device" in low:
+    if "starting proxy device" in low:  # Incus does not always say why
         return IncusError(brief, details=message, code=code, hint=_PORT_HINT)
     if code == 403:
         return PermissionDeniedError(brief, details=message, hint=_GROUP_HINT)

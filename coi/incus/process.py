@@ -288,8 +288,9 @@ def _unmask() -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Put off SIGINT, SIGTERM and SIGHUP until the block ends."""
-    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    """Put off SIGINT, SIGTERM and SIGHUP until the block ends (and the SIGALRM that
+    raises one of them again: coi.cli.signals)."""
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         yield

@@ -57,7 +57,7 @@ def test_a_port_that_is_taken_leaves_nothing(world: Host) -> None:
         port = taken.getsockname()[1]
         failed = world.coi("--publish", f"{port}:8000", "run", "true")
         assert failed.code == 1
-        assert "address already in use" in failed.err
+        assert "proxy device" in failed.err
         assert "ss -tulpn" in failed.err
     world.settled()
     world.coi("--publish", f"{port}:8000", "run", "true").ok()

@@ -137,6 +137,17 @@ def test_an_unapproved_file_never_widens(
             assert value_of(plain.config, key) == value or key in plain.withheld, key
 
 
+def test_a_profiles_binary_is_of_the_tool_that_the_user_chose(here: Place) -> None:
+    """Nor does it become another tool's because the environment names that one too."""
+    here.user.write_text("[profiles.p.tool]\nbinary = '/opt/wrapper'\n")
+    here.project.write_text("[tool]\nname = 'aider'\n")
+    for environ in ({}, {"COI_TOOL_NAME": "aider"}):
+        tool = here.load(profile="p", environ=environ).config.tool
+        assert (tool.name, tool.binary) == ("aider", "")
+    here.trust()
+    assert here.load(profile="p").config.tool.binary == "/opt/wrapper"
+
+
 @settings(max_examples=80, deadline=None)
 @given(user=said("tool.name", "tool.binary"), tool=TOOLS)
 def test_it_may_choose_the_tool(user: dict[str, Any], tool: str) -> None:

@@ -193,10 +193,10 @@ def test_an_interrupted_parent_ends_its_workers(signum: signal.Signals, tmp_path
         f"""
         import os, signal, sys, time
         from pathlib import Path
-        from coi.cli.main import _terminated
+        from coi.cli.signals import ended
         from coi.session.many import side_by_side
         here = Path({str(tmp_path)!r})
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, ended)
         def work(item):
             (here / f"{{item}}.{{os.getpid()}}").touch()
             try:

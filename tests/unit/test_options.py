@@ -47,6 +47,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "storage": (["--storage", "/s"], "/s"),
     "mount": (["--mount", "/a:/b"], ["/a:/b"]),
     "network": (["--network", "open"], "open"),
+    "publish": (["--publish", "8080:80"], ["8080:80"]),
     "tool": (["--tool", "dummy"], "dummy"),
     "verbose": (["--verbose"], True),
     "quiet": (["--quiet"], True),
