@@ -449,6 +449,7 @@ daemon_step() {
     fi
     start_lxcfs
     start_incusd
+    [[ -z $START ]] || load_guard
   fi
   [[ -n $DRY ]] || daemon_up || failed_step 1 incus query /1.0
 }
@@ -733,6 +734,44 @@ keep_script() {
   run chmod 0755 "$copy"
 }
 
+# Incus lets a session ask every resolver of the host; these rules do not.
+guard_step() {
+  local rules=$PREFIX/network-guard.nft unit=/etc/systemd/system/coi-network-guard.service nft=/usr/sbin/nft
+  step "the guard of the host's resolvers"
+  bare || nft=$(command -v nft || true)
+  run sh -c 'exec "$0" network guard >"$1"' "$BIN_DIR/coi" "$rules"
+  if [[ -z $DRY ]] && ! { [[ -n $nft ]] && "$nft" -c -f "$rules" >>"$OUTPUT" 2>&1; }; then
+    warn "the kernel does not take $rules: sessions may ask every resolver of this host"
+    return 0
+  fi
+  if has_systemd; then
+    put_file "$unit" <<U
+[Unit]
+Description=Keep sessions of coi from other resolvers of this host
+After=network-pre.target nftables.service
+PartOf=nftables.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=$nft -f $rules
+
+[Install]
+WantedBy=multi-user.target
+U
+    run systemctl daemon-reload
+    run systemctl enable coi-network-guard.service
+    run systemctl restart coi-network-guard.service
+  else
+    load_guard
+  fi
+}
+
+load_guard() {
+  local rules=$PREFIX/network-guard.nft
+  if [[ -n $DRY || -s $rules ]]; then run nft -f "$rules"; fi
+}
+
 image_step() {
   local uid code=0 command=()
   [[ -n $IMAGE ]] || return 0
@@ -866,6 +905,7 @@ main() {
   incus_step
   firewall_notes
   coi_step
+  guard_step
   image_step
   the_end
 }

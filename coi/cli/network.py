@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coi.cli.options import Command, Group, context_of
 from coi.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from coi.cli.context import Context
+    from coi.incus.instances import Instance
 
 app = typer.Typer(cls=Group, help="What sessions may reach, and by which rule.")
 
@@ -97,14 +101,10 @@ def log(
     """
     from coi.network.explain import logging
     from coi.network.log import from_kernel
-    from coi.session.containers import check_name
 
     context = context_of(ctx)
     as_json = _checked(format_)
-    check_name(name)
-    row = next((r for r in context.engine.instances.all(state=True) if r.name == name), None)
-    if row is None:
-        raise NotFoundError(f"{name} not found", hint="coi list")
+    row = _with_address(context, name)
     network = logging(context.client, row)
     found = from_kernel(network, row.ipv4) if row.ipv4 else []
     if as_json:
@@ -116,6 +116,43 @@ def log(
             ("TIME", "WAY", "PEER", "PORT"),
             [(i.at, i.way, i.peer, f"{i.port or '-'}/{i.protocol}") for i in found],
         )
+
+
+@app.command(cls=Command)
+def route(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Container.")],
+    format_: Format = "text",
+) -> None:
+    """Say how this host reaches a container, and the command that lets it where it does not.
+
+    On a bridge it always does; behind an OVN network's router it may need a route.
+
+    Example: coi network route coi-1a2b3c4d-1
+    """
+    from coi.network.route import route as way
+
+    context = context_of(ctx)
+    as_json = _checked(format_)
+    found = way(context.client, _with_address(context, name))
+    if as_json:
+        context.output.data(found.as_data())
+        return
+    verb = "reached" if found.reached else "not reached"
+    context.output.result(f"{found.address} on {found.network}: {verb} ({found.how})")
+    if found.command:
+        context.output.result(f"  {found.command}")
+
+
+def _with_address(context: Context, name: str) -> Instance:
+    """One container, its address known; one call."""
+    from coi.session.containers import check_name
+
+    check_name(name)
+    row = next((r for r in context.engine.instances.all(state=True) if r.name == name), None)
+    if row is None:
+        raise NotFoundError(f"{name} not found", hint="coi list")
+    return row
 
 
 @app.command(cls=Command)

@@ -43,6 +43,7 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "[]": ("acl", "mode", "backend", "network", "used_by", "refreshing"),
     },
     "network explain": {"": ("address", "port", "allowed", "rule")},
+    "network route": {"": ("container", "network", "address", "reached", "how", "command")},
     "network log": {"[]": ("at", "way", "peer", "protocol", "port")},
     "tool list": {
         "": ("tools", "problems"),

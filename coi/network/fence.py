@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from coi.errors import CoiError, RefusedError, UsageError
 from coi.incus.acls import NetworkAcl, NetworkAcls
@@ -29,16 +30,22 @@ from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import Network, Networks
 from coi.incus.profiles import Profiles
 from coi.network import attachment, bridge, nic, ovn
+from coi.network.answers import load as load_answers
 from coi.network.attachment import Attachment, Backend, Scope, same_tags
 from coi.network.host import HostView, require_local, view
 from coi.network.lock import Busy, locked
-from coi.network.names import raw_dnsmasq
+from coi.network.names import hosts_lines, raw_dnsmasq
 from coi.network.policy import Policy, Surroundings
+from coi.network.route import missing
 from coi.network.rules import around, refusal, rules, sealed
 
 BACKENDS = ("auto", "bridge", "ovn", "nic")
 
 Answers = Mapping[str, tuple[IPv4Address, ...]]
+
+
+def _quiet(_line: str) -> None:
+    """Nobody is told."""
 
 
 @dataclass
@@ -52,6 +59,7 @@ class Fence:
         host: read from the kernel where it is not given.
         minutes: how old an answer gets while an instance runs; 0: any age.
         log: a file that tells what changed meanwhile.
+        report: takes a line for the user.
     """
 
     client: Client
@@ -63,6 +71,7 @@ class Fence:
     host: HostView = field(default_factory=view)
     minutes: int = 0
     log: Path | None = None
+    report: Callable[[str], None] = _quiet
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -99,6 +108,8 @@ class Fence:
                 made = bridge.ensure(*args)
             elif backend == "ovn":
                 made = ovn.ensure(*args, network)
+                if command := missing(network, self.host):
+                    self.report(f"This host has no route to {network.name}; as root: {command}")
             else:
                 made = nic.ensure(*args, network)
             attachment.save(self._record, made)
@@ -151,17 +162,22 @@ class Fence:
                 gone, so that the next start makes them anew.
         """
         try:
-            now = self._checked(made)
+            found = self._found(made)
+            if found.rules != self._rules(made):
+                with locked(self._lock(made.acl, "make")):
+                    self._learn()
+                    self._mend(made, self._found(made))
         except CoiError:
             with suppress(OSError):
                 self._record.unlink(missing_ok=True)
             raise
+        now = sealed(made, self.policy, self._around(made))
         if now != made:
             attachment.save(self._record, now)
         return now
 
-    def _checked(self, made: Attachment) -> Attachment:
-        seen = self._around(made)
+    def _found(self, made: Attachment) -> NetworkAcl:
+        """The ACL of what was made, once it is seen to be in its place."""
         found = NetworkAcls(self.client).find(made.acl)
         tags = self.scope.tags(self.policy, made.backend)
         reason = ""
@@ -175,13 +191,29 @@ class Fence:
             raise RefusedError(
                 "the network policy does not stand", details=reason, hint="start it again"
             )
-        wanted = rules(self.policy, seen, made.backend)
+        return found
+
+    def _rules(self, made: Attachment) -> dict[str, Any]:
+        return rules(self.policy, self._around(made), made.backend)
+
+    def _mend(self, made: Attachment, found: NetworkAcl) -> None:
+        wanted = self._rules(made)
         if found.rules != wanted:
             try:
                 NetworkAcls(self.client).replace(made.acl, found.config, wanted)
             except CoiError as error:
                 raise refusal(error, "change network ACLs here") from error
-        return sealed(made, self.policy, seen)
+
+    def _learn(self) -> None:
+        """Take the answers on disk, which a refresh may have renewed meanwhile."""
+        last = load_answers(self.scope.directory, self.policy.hash)
+        self.answers = {**self.answers, **{name: a.addresses for name, a in last.items()}}
+
+    def hosts(self, made: Attachment) -> tuple[str, ...] | None:
+        """Lines for /etc/hosts inside; None where names need none (hosts(5))."""
+        if made.backend == "bridge" or self.policy.mode != "allowlist":
+            return None
+        return hosts_lines(self.policy, self._around(made))
 
     def stands(self, made: Attachment) -> bool:
         """Whether the ACL and the network are there and coi's; otherwise the record goes.
@@ -200,23 +232,30 @@ class Fence:
 
     # -- afterwards
 
-    def refresh(self, made: Attachment, answers: Answers) -> Attachment:
+    def refresh(
+        self, made: Attachment, answers: Answers, keep: Callable[[], None] = lambda: None
+    ) -> Attachment:
         """Go over to new answers: the ACL, and on a bridge its names where they changed.
 
         One call, three where they changed. The rules come first: no name leads where they
         do not let it. It restarts the resolver of the names, about a second.
+
+        Args:
+            keep: called once they stand, before a start that has older ones may look.
 
         Raises:
             CoiError: Incus refused; what stood before stands, or the rules alone changed.
         """
         self.answers = answers
         with locked(self._lock(made.acl, "make")):
-            now = self._checked(made)
+            self._mend(made, self._found(made))
+            now = sealed(made, self.policy, self._around(made))
             if made.backend == "bridge" and now.names != made.names:
                 text = raw_dnsmasq(self.policy, self._around(made))
                 Networks(self.client).update(bridge.names_of(made.network), {"raw.dnsmasq": text})
             if now != made:
                 attachment.save(self._record, now)
+            keep()
         return now
 
     def _around(self, made: Attachment) -> Surroundings:

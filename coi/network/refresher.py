@@ -29,6 +29,7 @@ from coi.incus.process import detach
 from coi.network.lock import Busy, locked
 
 if TYPE_CHECKING:
+    from coi.incus.instances import Instances
     from coi.network.answers import Lookup
     from coi.network.attachment import Attachment
     from coi.network.fence import Fence
@@ -39,6 +40,7 @@ MAX_LOG = 1 << 20  # bytes of the log
 POLL = 5.0  # seconds between looks at the files; no call
 LOOK = 60.0  # seconds between looks at the instances; one call
 RETRY = 60.0  # seconds after a refresh that failed
+ENTER = 10.0  # seconds for an instance to take the names
 
 # What the process is given of the environment: nothing that may be a secret.
 _KEPT = ("HOME", "PATH", "LANG", "TZ", "INCUS_", "XDG_", "PYTHON", "LD_LIBRARY_PATH")
@@ -180,6 +182,7 @@ def attend(
     with locked(path.with_suffix(".lock"), timeout=0.0):
         looked = time.monotonic()
         not_before = 0.0
+        told = Told()
         while True:
             duty = _load(path)
             if duty is None:
@@ -192,6 +195,7 @@ def attend(
                     return
             if due and not refresh(path.parent, duty, lookup):
                 not_before = now + RETRY
+            told.see_to(path.parent, duty, now)
             sleep(POLL)
 
 
@@ -261,13 +265,18 @@ def refresh(directory: Path, duty: Duty, lookup: Lookup | None = None) -> bool:
             report=lines.append,
             lookup=lookup or answers.system_lookup,
         )
+
+        def keep() -> None:
+            answers.save(directory, fence.policy.hash, fresh)
+
         made = fence.last()
-        if made is not None:
-            fence.refresh(made, {name: answer.addresses for name, answer in fresh.items()})
+        if made is None:
+            keep()
+        else:
+            fence.refresh(made, {name: a.addresses for name, a in fresh.items()}, keep)
         for name, answer in fresh.items():
             if name not in last or last[name].addresses != answer.addresses:
                 lines.append(f"{name}: {', '.join(map(str, answer.addresses))}")
-        answers.save(directory, fence.policy.hash, fresh)
         unanswered = stale(fence.policy, fresh, duty.minutes)
         lines += [f"{name} does not resolve; it keeps its last addresses" for name in unanswered]
     except CoiError as error:
@@ -277,6 +286,54 @@ def refresh(directory: Path, duty: Duty, lookup: Lookup | None = None) -> bool:
         return not unanswered
     finally:
         _write(duty.log, f"{duty.acl} ({fence.policy.hash})", lines)
+
+
+class Told:
+    """What the instances have in their /etc/hosts, where names are kept there."""
+
+    def __init__(self) -> None:
+        self._lines: tuple[str, ...] | None = None
+        self._not_before = 0.0
+
+    def see_to(self, directory: Path, duty: Duty, now: float) -> None:
+        """Write the names into every instance that runs under the policy, where the last
+        answers are others than those of before: one call, and one for each instance."""
+        from coi.incus.instances import Instances
+        from coi.network import answers
+
+        fence = _fence(directory, duty)
+        made = fence.last()
+        last = answers.load(directory, fence.policy.hash)
+        fence.answers = {name: answer.addresses for name, answer in last.items()}
+        lines = fence.hosts(made) if made else None
+        if lines is None or lines == self._lines or now < self._not_before:
+            return
+        failed = []
+        try:
+            instances = Instances(fence.client)
+            for row in instances.all():
+                if row.running and row.coi("network-acl") == duty.acl:
+                    failed += _write_hosts(instances, row.name, lines)
+        except CoiError as error:
+            failed.append(f"the names are not written: {error.brief}")
+        if failed:
+            self._not_before = now + RETRY
+            _write(duty.log, f"{duty.acl} ({fence.policy.hash})", failed)
+        else:
+            self._lines = lines
+
+
+def _write_hosts(instances: Instances, name: str, lines: tuple[str, ...]) -> list[str]:
+    """Write the names into one instance; why it failed. What runs there is not trusted."""
+    from coi.session.inside import with_hosts
+
+    try:
+        done = instances.exec(name, with_hosts(lines, "true"), timeout=ENTER, cwd="/")
+    except (CoiError, TimeoutError) as error:
+        return [f"{name}: its /etc/hosts is not written: {error}"]
+    if done.exit_code == 0:
+        return []
+    return [f"{name}: its /etc/hosts is not written: {done.error_text[:200]}"]
 
 
 def _write(path: str, title: str, lines: list[str]) -> None:

@@ -79,6 +79,7 @@ def fence(
         backend=network.backend,
         minutes=network.refresh_interval_minutes,
         log=network.logging.path,
+        report=report,
     )
 
 

@@ -66,6 +66,7 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
         command = inside.start_tmux(session.user, tmux_session(session.instance), columns, lines)
     else:
         command = inside.unpack(session.user)
+    command = inside.with_hosts(session.hosts, *command)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
     return Starting(lambda errors: _spawn_fed(engine, args, state_path, packed, errors))
 

@@ -278,6 +278,9 @@ def _reuse(
             engine, request, session_id, saved, number(row, "slot"), lock, name=row.name
         )
         session = replace(session, created=False)
+        earlier = row.coi("network"), row.coi("network-backend")
+        if session.hosts is None and earlier[0] == "allowlist" and earlier[1] != "bridge":
+            session = replace(session, hosts=())  # not the names of the earlier policy
         undo.owe(session)
         try:
             fresh = _body(engine, request, session)
@@ -321,6 +324,7 @@ def _session(
         lock=lock,
         created=True,
         saved=saved,
+        hosts=request.ground.hosts,
     )
 
 

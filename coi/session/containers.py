@@ -81,7 +81,7 @@ def launch(
     if not _IMAGE.fullmatch(image):
         raise UsageError(f"not an image's name: {image!r}")
 
-    def create(ground: Ground) -> None:
+    def create(ground: Ground) -> Sequence[str] | None:
         keys = made_by_coi(CONTAINER, image=image, persistent="false" if ephemeral else "true")
         body = instance_body(
             name, image, {**keys, **ground.keys}, devices=ground.devices, ephemeral=ephemeral
@@ -98,14 +98,15 @@ def launch(
         except BaseException:
             engine.instances.remove(name)
             raise
+        return ground.hosts
 
     try:
-        on_ground(fence, create)
+        hosts = on_ground(fence, create)
     except AlreadyExistsError as error:
         raise CoiError(
             f"{name} already exists", details=error.details, hint=f"coi container delete {name}"
         ) from error
-    settle(engine, name)
+    settle(engine, name, hosts=hosts)
 
 
 def start(engine: Engine, name: str) -> None:

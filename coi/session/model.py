@@ -110,6 +110,7 @@ class Session:
         created: this coi made the instance (and removes it when the start fails).
         attached: the tool already runs: only attach.
         saved: the saved state that it resumes.
+        hosts: lines for /etc/hosts inside; None leaves it alone.
     """
 
     id: str
@@ -124,6 +125,7 @@ class Session:
     created: bool = False
     attached: bool = False
     saved: SavedSession | None = None
+    hosts: tuple[str, ...] | None = None
 
 
 def identity(session: Session) -> dict[str, str]:

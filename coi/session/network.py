@@ -47,6 +47,14 @@ class Ground:
         }
         return {CONFIG_PREFIX + key: value for key, value in values.items()}
 
+    @property
+    def hosts(self) -> tuple[str, ...] | None:
+        """Lines for /etc/hosts inside, where the network has no resolver of the policy's
+        names; None where it has, or where there is nothing to resolve."""
+        if self._fence is None or self._made is None:
+            return None
+        return self._fence.hosts(self._made)
+
     def verify(self) -> None:
         """See that the rules stand: beside the creation, before anything runs inside.
 

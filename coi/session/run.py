@@ -10,7 +10,7 @@ it has stopped, and nobody waits for that.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -85,10 +85,10 @@ def run(engine: Engine, request: RunRequest) -> int:
     ending = _Ending(engine, name)
     try:
         locks = place_of(lock.path.parent)
-        on_ground(
+        hosts = on_ground(
             request.fence, lambda ground: _create(engine, name, request, locks, ground, ending)
         )
-        return _execute(engine, name, request, ending)
+        return _execute(engine, name, request, ending, hosts)
     finally:
         ending.stop(wait=False)
         lock.release(remove=not ending.left)
@@ -139,7 +139,8 @@ def _create(
     locks: str,
     ground: Ground,
     ending: _Ending,
-) -> None:
+) -> Sequence[str] | None:
+    """Create and start it; lines for its /etc/hosts."""
     keys = made_by_coi(RUN, workspace=request.workspace.path, image=request.image, locks=locks)
     body = with_workspace(
         instance_body(
@@ -170,9 +171,16 @@ def _create(
                 engine.instances.remove(name)
                 ending.owed = False
         raise
+    return ground.hosts
 
 
-def _execute(engine: Engine, name: str, request: RunRequest, ending: _Ending) -> int:
+def _execute(
+    engine: Engine,
+    name: str,
+    request: RunRequest,
+    ending: _Ending,
+    hosts: Sequence[str] | None,
+) -> int:
     """The command in the instance, which is stopped when that ends."""
     head = header(request.environment)
     command = inside.become(
@@ -180,6 +188,7 @@ def _execute(engine: Engine, name: str, request: RunRequest, ending: _Ending) ->
         f"TERM={request.terminal}", "IS_SANDBOX=1",
         "sh", "-c", _COMMAND, "coi", str(len(head)), *request.command,
     )  # fmt: skip
+    command = inside.with_hosts(hosts, *command)
     args = engine.instances.exec_args(name, settled(command), cwd="/")
     try:
         code = execute(

@@ -56,17 +56,24 @@ def cannot_work(name: str, code: int, text: str) -> CoiError:
     )
 
 
-def settle(engine: Engine, name: str, *, user: SessionUser | None = None) -> None:
+def settle(
+    engine: Engine,
+    name: str,
+    *,
+    user: SessionUser | None = None,
+    hosts: Sequence[str] | None = None,
+) -> None:
     """Wait until the instance can be entered, its /tmp stays and its network is up.
 
     Args:
         user: of the session: is also given the numbers that it has outside.
+        hosts: lines for /etc/hosts inside.
 
     Raises:
         CoiError: the instance has no such user, or lacks what sessions need.
     """
     after: Sequence[str] = inside.become(user, "true") if user else ("true",)
-    command = settled(after)
+    command = settled(inside.with_hosts(hosts, *after))
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
@@ -76,5 +83,5 @@ def settle(engine: Engine, name: str, *, user: SessionUser | None = None) -> Non
         if inside.NOT_ENTERED not in done.error_text or time.monotonic() > deadline:
             break
         time.sleep(inside.ENTER_POLL)
-    if user is not None and done.exit_code != 0:
+    if (user is not None or hosts is not None) and done.exit_code != 0:
         raise cannot_work(name, done.exit_code, done.error_text)

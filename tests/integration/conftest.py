@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import COI, Host, User, incus, query
+from harness import COI, Host, User, incus, query, restart_daemon
 from netbox import FIXTURES, World
 
 TOOLS = ("claude", "dummy")
@@ -158,6 +158,26 @@ def testhosts() -> None:
         pytest.skip("only root can make hosts to probe")
     done = subprocess.run([FIXTURES / "testhosts", "up"], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def ovn(daemon: None, testhosts: None) -> Iterator[str]:
+    """An Incus project whose default profile is on an OVN network (fixtures/ovn)."""
+    stands = query("/1.0/networks/ovnnet0") is not None
+    done = subprocess.run([FIXTURES / "ovn", "up"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    project = "coi-test-ovn"
+    shared = [f"features.{what}=false" for what in ("images", "networks", "storage.volumes")]
+    try:
+        incus("project", "create", project, *(word for key in shared for word in ("-c", key))).ok()
+        profile = incus("profile", "show", "ovntest").ok().out
+        incus("profile", "edit", "default", "--project", project, stdin=profile.encode()).ok()
+        yield project
+    finally:
+        incus("project", "delete", "--force", project, stdin=b"yes\n").ok()
+        if not stands:
+            subprocess.run([FIXTURES / "ovn", "down"], capture_output=True, check=True)
+            restart_daemon()  # which goes on looking for its OVN, on a whole processor
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 COI = Path(sys.executable).parent / "coi"
+INSTALL = Path(__file__).parents[2] / "install.sh"
 BASE = Path("/var/tmp/coi-tests")  # not below a home: other users must get there
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEADLINE = 60.0  # seconds for anything that a test waits for
@@ -138,10 +139,30 @@ def incus(*args: str, stdin: bytes | None = None, timeout: float = DEADLINE) -> 
 
 
 def query(path: str, *args: str) -> Any:
-    """``metadata`` of a REST call, None when there is no such thing."""
+    """``metadata`` of a REST call, None when there is no such thing.
+
+    In the project that INCUS_PROJECT names, as the client's own commands are.
+    """
+    if project := os.environ.get("INCUS_PROJECT"):
+        path += ("&" if "?" in path else "?") + f"project={project}"
     done = incus("query", "--raw", *args, path).ok()
     reply = json.loads(done.out)
     return None if reply.get("error_code") else reply["metadata"]
+
+
+def restart_daemon() -> None:
+    """The daemon ends and comes again; containers go on."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "restart", "incus.service"], check=True)
+        return
+    before = subprocess.run(["pgrep", "-x", "incusd"], capture_output=True, check=True).stdout
+    subprocess.run(["pkill", "-x", "incusd"], check=True)
+    entries = [Path(f"/proc/{int(pid)}") for pid in before.split()]
+    wait_for(lambda: not any(entry.exists() for entry in entries))
+    done = subprocess.run(
+        [INSTALL, "--start"], capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @dataclass

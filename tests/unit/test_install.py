@@ -338,6 +338,14 @@ def test_the_image_comes_last_and_can_be_left_out(host: Rehearsal) -> None:
     )
 
 
+def test_the_guard_of_the_resolvers_stays_after_a_reboot(host: Rehearsal) -> None:
+    with_units = host.run("debian13", COI_PROBE_SYSTEMD="yes").stdout
+    assert "ExecStart=/usr/sbin/nft -f /opt/coi/network-guard.nft" in with_units
+    assert "+ systemctl enable coi-network-guard.service\n" in with_units
+    assert "nft -f /opt/coi/network-guard.nft" in host.commands("debian13")
+    assert "nft -f /opt/coi/network-guard.nft" in host.commands("debian13", "--start")
+
+
 def test_a_private_interpreter_is_refused(host: Rehearsal, tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)

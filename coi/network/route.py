@@ -1,0 +1,98 @@
+"""How the host reaches a container: directly on a bridge, by a route or not at all on OVN.
+
+An OVN network is behind a router of its own (Incus documentation, "OVN network"). Without
+address translation a route on the host leads in; with it (``ipv4.nat``) replies come from
+another address and no route does (measured): a published port or a network forward does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any
+
+from coi.errors import CoiError, NotFoundError
+from coi.incus.networks import Network, Networks
+from coi.network.host import HostView, view
+
+if TYPE_CHECKING:
+    from coi.incus.client import Client
+    from coi.incus.instances import Instance
+
+ROUTER = "volatile.network.ipv4.address"  # of an OVN network: its router's, on the uplink
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the host reaches a container.
+
+    Attributes:
+        address: the container's IPv4 address.
+        reached: whether connections of the host arrive.
+        how: a few words.
+        command: what root, or whoever may change the network, can do about it; '' where
+            nothing is to be done.
+    """
+
+    container: str
+    network: str
+    address: str
+    reached: bool
+    how: str
+    command: str = ""
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "command": self.command or None}
+
+
+def route(client: Client, row: Instance) -> Route:
+    """How the host reaches an instance; one call.
+
+    Args:
+        row: with its address.
+
+    Raises:
+        CoiError: it has no address, or its network is none that Incus knows.
+    """
+    if not row.ipv4:
+        raise CoiError(f"{row.name} has no address", hint="it has one a moment after its start")
+    networks = Networks(client).all()
+    mine = [n for n in networks if n.managed and ("instances", row.name) in n.used_by]
+    if not mine:
+        raise NotFoundError(f"{row.name} is on no network that Incus manages")
+    network = mine[0]
+
+    def made(reached: bool, how: str, command: str = "") -> Route:
+        return Route(row.name, network.name, row.ipv4, reached, how, command)
+
+    if network.type != "ovn":
+        return made(True, "directly")
+    if network.config.get("ipv4.nat") == "true":
+        return made(
+            False,
+            "the network translates addresses, no route leads in;"
+            " --publish HOSTPORT:PORT at the start publishes a port",
+            f"incus network forward create {network.name} --allocate=ipv4"
+            f" target_address={row.ipv4}",
+        )
+    command = missing(network, view())
+    if command:
+        return made(False, "there is no route to it", command)
+    return made(True, "by a route")
+
+
+def missing(network: Network, host: HostView) -> str:
+    """The command, for root, that adds the host's route to an OVN network; '' where there
+    is one, or where none would lead in."""
+    if network.config.get("ipv4.nat") == "true":
+        return ""
+    router = network.config.get(ROUTER, "")
+    try:
+        subnet = IPv4Network(network.config.get("ipv4.address", ""), strict=False)
+    except ValueError:
+        return ""
+    if not router or any(subnet.subnet_of(known) for known in host.subnets):
+        return ""
+    uplink = network.config.get("network", "")
+    return f"ip route add {subnet} via {router}" + (f" dev {uplink}" if uplink else "")
