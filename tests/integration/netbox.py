@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from harness import incus, query
 from coi.incus.client import Client
 from coi.incus.process import Runner
 from coi.network.attachment import Scope
+from coi.network.bridge import DNS_GUARD
 from coi.network.fence import Answers, Fence, sweep
 from coi.network.policy import Policy
 
@@ -43,6 +47,27 @@ for word in sys.argv[1:]:
         socket.create_connection((host, int(port)), 4).close(); print("open")
     except OSError: print("closed")
 """
+
+
+@contextmanager
+def guard(loaded: bool) -> Iterator[None]:
+    """The guard of the host's resolvers is loaded meanwhile, or is not; as root."""
+    table = ["table", "inet", "coi_dns"]
+    before = not subprocess.run(
+        ["nft", "list", *table], capture_output=True, check=False
+    ).returncode
+
+    def have(wanted: bool, there: bool) -> None:
+        if wanted:
+            subprocess.run(["nft", "-f", "-"], input=DNS_GUARD, text=True, check=True)
+        elif there:
+            subprocess.run(["nft", "delete", *table], check=True)
+
+    have(loaded, before)
+    try:
+        yield
+    finally:
+        have(before, loaded)
 
 
 class World:
