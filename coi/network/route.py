@@ -92,7 +92,7 @@ def missing(network: Network, host: HostView) -> str:
         subnet = IPv4Network(network.config.get("ipv4.address", ""), strict=False)
     except ValueError:
         return ""
-    if not router or any(subnet.subnet_of(known) for known in host.subnets):
+    if not router or subnet in host.subnets:  # a wider route leads elsewhere, to a VPN say
         return ""
     uplink = network.config.get("network", "")
     return f"ip route add {subnet} via {router}" + (f" dev {uplink}" if uplink else "")
