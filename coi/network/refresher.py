@@ -325,7 +325,7 @@ class Told:
 
 def _write_hosts(instances: Instances, name: str, lines: tuple[str, ...]) -> list[str]:
     """Write the names into one instance; why it failed. What runs there is not trusted."""
-    from coi.session.inside import with_hosts
+    from coi.network.hosts import with_hosts
 
     try:
         done = instances.exec(name, with_hosts(lines, "true"), timeout=ENTER, cwd="/")

@@ -12,6 +12,7 @@ from pathlib import Path
 from coi.api import Launch
 from coi.errors import CoiError
 from coi.incus.process import Process, memory_file, read_all
+from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.model import Engine, Session, StartRequest
 from coi.session.naming import tmux_session
@@ -66,7 +67,7 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
         command = inside.start_tmux(session.user, tmux_session(session.instance), columns, lines)
     else:
         command = inside.unpack(session.user)
-    command = inside.with_hosts(session.hosts, *command)
+    command = with_hosts(session.hosts, *command)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
     return Starting(lambda errors: _spawn_fed(engine, args, state_path, packed, errors))
 

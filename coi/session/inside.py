@@ -75,22 +75,6 @@ exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 """
 
-# As root. Arguments: how many lines, the lines, then what comes next. They take the place
-# of those that were written before; nobody reads half of them.
-_HOSTS = r"""
-count=$1; shift
-new=/etc/hosts.coi.$$  # another coi may be at it
-begin='# names of the allowlist (coi)' end='# end of names (coi)'
-{
-  sed "/^$begin\$/,/^$end\$/d" /etc/hosts 2>/dev/null
-  [ "$count" -eq 0 ] || printf '%s\n' "$begin"
-  left=$count
-  while [ "$left" -gt 0 ]; do printf '%s\n' "$1"; shift; left=$((left-1)); done
-  [ "$count" -eq 0 ] || printf '%s\n' "$end"
-} >"$new" && chmod 644 "$new" && mv "$new" /etc/hosts || exit 97
-exec "$@"
-"""
-
 _UNPACK = r"""
 umask 077
 cd "$HOME" && tar -x -i -p -f - || exit 93
@@ -169,17 +153,6 @@ def become(user: SessionUser, *command: str) -> list[str]:
     return [
         "sh", "-c", _BECOME, "coi", user.name, str(user.uid), str(user.gid), user.home, *command,
     ]  # fmt: skip
-
-
-def with_hosts(lines: Sequence[str] | None, *command: str) -> list[str]:
-    """``command`` once these lines are in /etc/hosts, for an exec as root.
-
-    Args:
-        lines: of hosts(5), instead of those that coi wrote before; None leaves it alone.
-    """
-    if lines is None:
-        return list(command)
-    return ["sh", "-c", _HOSTS, "coi", str(len(lines)), *lines, *command]
 
 
 def start_tmux(user: SessionUser, session: str, columns: int, lines: int) -> list[str]:

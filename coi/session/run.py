@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from coi.errors import CoiError
 from coi.incus.errors import ImageMissingError, MissingError
 from coi.incus.process import shielded
+from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, NotBegunError, execute, header
@@ -188,7 +189,7 @@ def _execute(
         f"TERM={request.terminal}", "IS_SANDBOX=1",
         "sh", "-c", _COMMAND, "coi", str(len(head)), *request.command,
     )  # fmt: skip
-    command = inside.with_hosts(hosts, *command)
+    command = with_hosts(hosts, *command)
     args = engine.instances.exec_args(name, settled(command), cwd="/")
     try:
         code = execute(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from coi.errors import CoiError
+from coi.network.hosts import with_hosts
 from coi.session import inside
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def settle(
         CoiError: the instance has no such user, or lacks what sessions need.
     """
     after: Sequence[str] = inside.become(user, "true") if user else ("true",)
-    command = settled(inside.with_hosts(hosts, *after))
+    command = settled(with_hosts(hosts, *after))
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
