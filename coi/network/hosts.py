@@ -11,7 +11,8 @@ count=$1; shift
 new=/etc/hosts.coi.$$  # another coi may be at it
 begin='# names of the allowlist (coi)' end='# end of names (coi)'
 {
-  sed "/^$begin\$/,/^$end\$/d" /etc/hosts 2>/dev/null
+  # with a newline at the end, had it none
+  { cat /etc/hosts 2>/dev/null; echo; } | sed -e "/^$begin\$/,/^$end\$/d" -e '${/^$/d}'
   [ "$count" -eq 0 ] || printf '%s\n' "$begin"
   left=$count
   while [ "$left" -gt 0 ]; do printf '%s\n' "$1"; shift; left=$((left-1)); done

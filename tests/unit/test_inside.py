@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coi.incus.process import Runner
+from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.state import filter_stream
 from coi.workspace.ownership import SessionUser
@@ -83,7 +84,8 @@ def test_scripts_are_constant() -> None:
 
 
 def test_exit_codes_have_meanings() -> None:
-    used = {int(code) for text in SCRIPTS.values() for code in re.findall(r"exit (\d+)", text)}
+    scripts = [*SCRIPTS.values(), *with_hosts([], "true")]  # what runs before them, too
+    used = {int(code) for text in scripts for code in re.findall(r"exit (\d+)", text)}
     for code in inside.MEANING:
         assert code in used
     assert inside.STOPPING not in inside.MEANING
