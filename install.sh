@@ -340,12 +340,14 @@ daemon_up() { ! bare && command -v incus >/dev/null 2>&1 && timeout 10 incus que
 lxcfs_up() { timeout 3 cat "$LXCFS_DIR/proc/uptime" >/dev/null 2>&1; }
 mounted() { awk -v path="$1" '$2 == path {found = 1} END {exit !found}' /proc/mounts; }
 
-# True if an incusd of this root file system runs (a container's own has another root).
+# True if an incusd of this root file system runs (a container's own has another root). What incusd forks has its
+# name, too, and outlives it: the monitors of containers ("[lxc monitor] ..."), forkexec, forkproxy, ...
 incusd_runs() {
-  local comm
-  for comm in /proc/[0-9]*/comm; do
-    if [[ $(cat "$comm" 2>/dev/null) == incusd && "${comm%/comm}/root" -ef / ]]; then
-      return 0
+  local process arguments
+  for process in /proc/[0-9]*; do
+    if [[ $(cat "$process/comm" 2>/dev/null) == incusd && "$process/root" -ef / ]]; then
+      mapfile -d '' -t arguments 2>/dev/null <"$process/cmdline" || continue
+      [[ ${arguments[0]:-} != *incusd || ${arguments[1]:--} != -* ]] || return 0
     fi
   done
   return 1

@@ -245,6 +245,7 @@ class _Bridge:
                 raise
             except CoiError as error:
                 if not any(word in error.details.lower() for word in _CLASH):
+                    _drop_network(self.client, name)  # an answer can be lost
                     raise
                 last = error
             else:

@@ -81,9 +81,14 @@ def hold_acl(client: Client, name: str, tags: Mapping[str, str], wanted: Mapping
             if found.rules != wanted:
                 acls.replace(name, found.config, wanted)
             return False
-        with suppress(AlreadyExistsError):
+        try:
             acls.create(name, tags, wanted)
-            return True
+        except AlreadyExistsError:
+            continue
+        except CoiError:  # it may be there all the same: an answer can be lost
+            drop_acl(client, name)
+            raise
+        return True
     raise CoiError(f"cannot make network ACL {name}", details="it comes and goes")
 
 

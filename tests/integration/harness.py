@@ -155,14 +155,21 @@ def restart_daemon() -> None:
     if Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "restart", "incus.service"], check=True)
         return
-    before = subprocess.run(["pgrep", "-x", "incusd"], capture_output=True, check=True).stdout
-    subprocess.run(["pkill", "-x", "incusd"], check=True)
-    entries = [Path(f"/proc/{int(pid)}") for pid in before.split()]
-    wait_for(lambda: not any(entry.exists() for entry in entries))
+    end_daemon(signal.SIGTERM)
     done = subprocess.run(
         [INSTALL, "--start"], capture_output=True, stdin=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def end_daemon(number: signal.Signals) -> None:
+    """The daemon ends by a signal; what it has forked does not, containers' monitors above all."""
+    whole = ["-x", "-f", r"([^ ]*/)?incusd( -.*)?"]
+    found = subprocess.run(["pgrep", *whole], capture_output=True, check=True).stdout.split()
+    for pid in found:
+        os.kill(int(pid), number)
+    entries = [Path(f"/proc/{int(pid)}") for pid in found]
+    wait_for(lambda: not any(entry.exists() for entry in entries), what="the daemon's end")
 
 
 @dataclass
