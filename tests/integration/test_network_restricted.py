@@ -1,0 +1,111 @@
+"""A user who may not make networks: a restricted certificate, as incus-user hands out.
+
+The client talks to a socket behind which every request goes to the daemon by TLS with a
+certificate that is restricted to one project, which is what incus-user(1) does for members
+of the group ``incus`` (Incus documentation, "How to confine users to specific projects").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from harness import Host, User, incus, query, wait_for
+from piping import module_host
+
+PROJECT = "coi-test-confined"
+_KEYS = {
+    "features.images": "false",
+    "features.networks": "false",
+    "features.profiles": "true",
+    "features.storage.volumes": "false",
+    "restricted": "true",
+    "restricted.containers.nesting": "allow",
+    "restricted.containers.interception": "allow",
+    "restricted.devices.disk": "allow",
+}
+
+
+async def _serve(socket: Path, port: int, tls: ssl.SSLContext, up: threading.Event) -> None:
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        with suppress(OSError):
+            writer.close()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+        await asyncio.gather(pass_on(reader, there[1]), pass_on(there[0], writer))
+
+    async with await asyncio.start_unix_server(take, socket) as server:
+        socket.chmod(0o666)
+        up.set()
+        await server.serve_forever()
+
+
+@pytest.fixture(scope="module")
+def confined(daemon: None, image: str, user: User) -> Iterator[Host]:
+    """A host whose coi reaches Incus with that certificate only."""
+    if os.getuid() != 0:
+        pytest.skip("only an administrator of Incus makes projects and certificates")
+    with module_host(Host.make(user, image)) as host:
+        key, crt = host.root / "key.pem", host.root / "crt.pem"
+        subject = ["-subj", "/CN=coi-test", "-days", "2", "-nodes"]
+        kind = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"]
+        made = ["openssl", *kind, "-keyout", str(key), "-out", str(crt), *subject]
+        subprocess.run(made, check=True, capture_output=True)
+        before = incus("config", "get", "core.https_address").ok().out.strip()
+        try:
+            incus("config", "set", "core.https_address", "127.0.0.1:18443").ok()
+            pairs = [word for item in _KEYS.items() for word in ("-c", "=".join(item))]
+            incus("project", "create", PROJECT, *pairs).ok()
+            default = incus("profile", "show", "default").ok().out
+            default = re.sub(r"used_by:.*", "used_by: []", default, flags=re.DOTALL)
+            edit = ("profile", "edit", "default", "--project", PROJECT)
+            incus(*edit, stdin=default.encode()).ok()
+            trust = ("config", "trust", "add-certificate", str(crt), "--name", "coi-test")
+            incus(*trust, "--restricted", "--projects", PROJECT).ok()
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+            tls.load_cert_chain(crt, key)
+            socket, up = host.root / "incus.socket", threading.Event()
+            loop = asyncio.new_event_loop()
+            serving = _serve(socket, 18443, tls, up)
+            threading.Thread(target=loop.run_until_complete, args=(serving,), daemon=True).start()
+            assert up.wait(10)
+            host.environ |= {"INCUS_SOCKET": str(socket), "COI_INCUS_PROJECT": PROJECT}
+            yield host
+            host.coi("clean", "--force")
+        finally:
+            found = incus("config", "trust", "list", "--format", "csv", "-c", "nf").out
+            for print_ in re.findall(r"^coi-test,(\w+)$", found, re.MULTILINE):
+                incus("config", "trust", "remove", print_)
+            delete = ("project", "delete", "--force", PROJECT)  # once no instance is going
+            wait_for(lambda: incus(*delete, stdin=b"yes\n").code == 0, what="the project's end")
+            incus("config", "set", "core.https_address", before)
+
+
+@pytest.mark.parametrize("mode", ["restricted", "allowlist"])
+def test_it_is_refused_and_alternatives_are_named(confined: Host, mode: str) -> None:
+    done = confined.coi(f"--network={mode}", "run", "true")
+    assert done.code == 5, done
+    assert "cannot enforce the network policy: not allowed to make" in done.err
+    assert "Hint: " in done.err
+    for word in ("--network open", "OVN network"):
+        assert word in done.err
+    assert query(f"/1.0/instances?project={PROJECT}") == []
+
+
+def test_open_works(confined: Host) -> None:
+    """The control: it is the policy that cannot be had, nothing else."""
+    assert confined.coi("--network=open", "run", "echo in").ok().out == "in\n"
