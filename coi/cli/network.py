@@ -93,20 +93,18 @@ def log(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Container.")],
     format_: Format = "text",
 ) -> None:
-    """Show what a container was refused, as far back as the kernel's log goes.
+    """Show what a container was refused, as far back as the log goes.
 
     Only with `network.logging.enabled` is anything logged.
 
     Example: coi network log coi-1a2b3c4d-1
     """
-    from coi.network.explain import logging
-    from coi.network.log import from_kernel
+    from coi.network.explain import refused
 
     context = context_of(ctx)
     as_json = _checked(format_)
     row = _with_address(context, name)
-    network = logging(context.client, row)
-    found = from_kernel(network, row.ipv4) if row.ipv4 else []
+    found = refused(context.client, row)
     if as_json:
         context.output.data([item.as_data() for item in found])
     elif not found:

@@ -72,6 +72,19 @@ class Networks:
             return None
         return Network.parse(row)
 
+    def forwards(self, name: str) -> dict[str, str]:
+        """Network forwards: listen address to target address, '' where only ports have one."""
+        rows = self.client.query(
+            "GET",
+            f"{_path(name)}/forwards",
+            params={"recursion": "1"},
+            action=f"list forwards of network {name}",
+        )
+        return {
+            str(row["listen_address"]): str((row.get("config") or {}).get("target_address", ""))
+            for row in rows or ()
+        }
+
     def create(self, body: Mapping[str, Any]) -> None:
         """``POST /1.0/networks``; the daemon leaves nothing of one that fails.
 

@@ -14,6 +14,7 @@ from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import Networks
 from coi.network.addresses import LINK_LOCAL, NEVER, PRIVATE, RangeSet
 from coi.network.attachment import Scope
+from coi.network.log import Refused, from_kernel, from_ovn
 from coi.network.refresher import attended
 
 if TYPE_CHECKING:
@@ -149,16 +150,22 @@ def explain(client: Client, config: Mapping[str, str], host: str, port: int | No
     return Explained(str(address), port, False, f"default reject of {acl.name}{_why(address)}")
 
 
-def logging(client: Client, row: Instance) -> str:
-    """The bridge whose refusals the kernel logs for an instance; one call.
+def refused(client: Client, row: Instance) -> list[Refused]:
+    """What an instance was refused, the oldest first, where that is logged; 0-1 calls.
+
+    Args:
+        row: with its address.
 
     Raises:
-        CoiError: nothing is refused or logged there, or not by the kernel.
+        CoiError: nothing is refused or logged there, or the log cannot be read.
     """
     mode, backend = row.coi("network") or "open", row.coi("network-backend")
     if mode == "open":
         raise CoiError(f"{row.name} is on mode open", details="Nothing is refused there.")
     acl = row.coi("network-acl")
+    if backend == "ovn":
+        _check_logged(row, row.devices.get("eth0", {}))
+        return from_ovn(row.config.get("volatile.uuid", ""))
     if backend != "bridge":
         raise CoiError(
             f"the backend {backend} does not tell coi what it refused",
@@ -167,12 +174,16 @@ def logging(client: Client, row: Instance) -> str:
     network = Networks(client).find(acl)
     if network is None:
         raise NotFoundError(f"the network {acl} is gone", hint="coi network status")
-    if network.config.get("security.acls.default.egress.logged") != "true":
+    _check_logged(row, network.config)
+    return from_kernel(network.name, row.ipv4) if row.ipv4 else []
+
+
+def _check_logged(row: Instance, keys: Mapping[str, str]) -> None:
+    if keys.get("security.acls.default.egress.logged") != "true":
         raise CoiError(
             f"what {row.name} is refused is not logged",
             hint="network.logging.enabled = true, then start it again",
         )
-    return network.name
 
 
 def _address(host: str) -> IPv4Address | IPv6Address:

@@ -2,7 +2,9 @@
 
 On a bridge the kernel logs what the default rule of the ACL rejects, into its own ring
 buffer (kmsg(4)); lines are netfilter's: ``IN=coi-1a2b3c4d OUT= ... SRC=... DST=... PROTO=TCP
-... DPT=80``. OVN's log is read by the daemon.
+... DPT=80``. On OVN the chassis logs it: ovn-controller(8), ``acl_log`` lines whose name is
+that of the NIC's port group, ``<volatile.uuid>-eth0-egress`` (measured; the daemon's own
+``incus network acl show-log`` knows rules of the ACL alone, not the default).
 """
 
 from __future__ import annotations
@@ -20,8 +22,14 @@ from typing import Any
 from coi.errors import UnavailableError
 
 KMSG = Path("/dev/kmsg")
+OVN = Path("/var/log/ovn/ovn-controller.log")
 _RECORD = 8192  # bytes: CONSOLE_EXT_LOG_MAX of the kernel
 _FIELD = re.compile(r"\b(IN|OUT|SRC|DST|PROTO|SPT|DPT)=(\S*)")
+_TAIL = 8 << 20  # bytes of OVN's log that are looked at
+_OVN_LINE = re.compile(
+    r"(?P<at>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+Z\|\d+\|acl_log\([^)]*\)\|INFO\|"
+    r'name="(?P<name>[^"]*)", verdict=(?:reject|drop),[^:]*: (?P<protocol>\w+),(?P<fields>.*)'
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,50 @@ def from_kernel(network: str, address: str, *, source: Path = KMSG) -> list[Refu
         return list(parse(_records(fd), network, address, booted=_booted()))
     finally:
         os.close(fd)
+
+
+def from_ovn(uuid: str, *, source: Path = OVN) -> list[Refused]:
+    """What one container was refused, the oldest first, from the log of this host's chassis.
+
+    Args:
+        uuid: ``volatile.uuid`` of the instance.
+
+    Raises:
+        UnavailableError: the log is not here, or not open to this user.
+    """
+    try:
+        with source.open("rb") as file:
+            file.seek(max(0, source.stat().st_size - _TAIL))
+            text = file.read(_TAIL).decode("utf-8", "replace")
+    except OSError as error:
+        raise UnavailableError(
+            "the log of OVN is not open to this user",
+            details=str(error),
+            hint=f"as root, on the host that runs the container: grep {uuid} {source}",
+        ) from error
+    return list(parse_ovn(text.splitlines(), uuid))
+
+
+def parse_ovn(lines: Iterable[str], uuid: str) -> Iterator[Refused]:
+    """The refusals of one instance among lines of ovn-controller's log."""
+    for line in lines:
+        found = _OVN_LINE.fullmatch(line)
+        if found is None or not uuid:
+            continue
+        owner, _, way = found["name"].rpartition("-")
+        if way not in ("egress", "ingress") or not owner.startswith(f"{uuid}-"):
+            continue
+        fields = dict(word.partition("=")[::2] for word in found["fields"].split(","))
+        end = "dst" if way == "egress" else "src"
+        protocol = found["protocol"].removesuffix("6")
+        port = fields.get("tp_dst", "")
+        yield Refused(
+            found["at"] + "Z",
+            way,
+            fields.get(f"nw_{end}") or fields.get(f"ipv6_{end}") or "",
+            protocol,
+            int(port) if port.isdigit() and protocol in ("tcp", "udp", "sctp") else None,
+        )
 
 
 def _records(fd: int) -> Iterator[str]:

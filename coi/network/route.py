@@ -7,8 +7,9 @@ another address and no route does (measured): a published port or a network forw
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, NotFoundError
@@ -47,7 +48,7 @@ class Route:
 
 
 def route(client: Client, row: Instance) -> Route:
-    """How the host reaches an instance; one call.
+    """How the host reaches an instance; one call, two where OVN translates addresses.
 
     Args:
         row: with its address.
@@ -69,17 +70,47 @@ def route(client: Client, row: Instance) -> Route:
     if network.type != "ovn":
         return made(True, "directly")
     if network.config.get("ipv4.nat") == "true":
+        forwards = Networks(client).forwards(network.name)
+        listen = [address for address, target in forwards.items() if target == row.ipv4]
+        if listen:
+            return made(True, f"at {listen[0]}, by a network forward")
+        uplink = next((n for n in networks if n.name == network.config.get("network")), None)
+        free = free_address(uplink, forwards) if uplink else None
         return made(
             False,
             "the network translates addresses, no route leads in;"
             " --publish HOSTPORT:PORT at the start publishes a port",
-            f"incus network forward create {network.name} --allocate=ipv4"
+            f"incus network forward create {network.name} {free or 'LISTEN_ADDRESS'}"
             f" target_address={row.ipv4}",
         )
     command = missing(network, view())
     if command:
         return made(False, "there is no route to it", command)
     return made(True, "by a route")
+
+
+def free_address(uplink: Network, taken: Collection[str]) -> IPv4Address | None:
+    """An address for a forward: the last of an uplink bridge that nothing hands out."""
+    try:
+        own = IPv4Interface(uplink.config.get("ipv4.address", ""))
+        ranges = [
+            tuple(IPv4Address(end) for end in part.split("-"))
+            for key in ("ipv4.dhcp.ranges", "ipv4.ovn.ranges")
+            for part in uplink.config.get(key, "").split(",")
+            if part
+        ]
+    except ValueError:
+        return None
+    if not ranges:  # its DHCP hands out all of them
+        return None
+    last = int(own.network.broadcast_address) - 1
+    for number in range(last, max(last - 256, int(own.network.network_address)), -1):
+        address = IPv4Address(number)
+        if address == own.ip or str(address) in taken:
+            continue
+        if not any(ends[0] <= address <= ends[-1] for ends in ranges):
+            return address
+    return None
 
 
 def missing(network: Network, host: HostView) -> str:

@@ -7,7 +7,6 @@ host itself, and a second container of the same mode.
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -16,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import Host, User, incus, query
-from netbox import OTHER, PUBLIC, guard
+from harness import COI, Host, User, incus, query, wait_for
+from netbox import OTHER, PUBLIC, age, guard
 from piping import module_host
 
 from coi.network.host import view
@@ -115,6 +115,15 @@ class Place:
         found: dict[str, object] = json.loads(done.ok().out)
         return found
 
+    def becomes(self, mode: str, tried: dict[str, str], wanted: dict[str, object]) -> None:
+        """Wait until a refresh, which is due meanwhile, has had its effect."""
+
+        def became() -> bool:
+            age(self.host.coi_home / "network")  # a refresh under way writes its own time
+            return self.probe(mode, tried) == wanted
+
+        wait_for(became, what=f"{wanted}")
+
     def address(self, mode: str, number: int) -> str:
         return self.root(mode, "hostname -I", number).split()[0]
 
@@ -153,12 +162,11 @@ def place(
     """Both backends, one after the other."""
     with pytest.MonkeyPatch.context() as patch, module_host(Host.make(user, image)) as host:
         if request.param == "ovn":
-            if not os.environ.get("COI_TEST_OVN"):
-                pytest.skip("COI_TEST_OVN=1 brings OVN up and runs this")
             project = request.getfixturevalue("ovn")
             patch.setenv("INCUS_PROJECT", project)
             host.environ["COI_INCUS_PROJECT"] = project
         made = Place(host, request.param, answering)
+        subprocess.run(["pkill", "-HUP", "-x", "dnsmasq"], check=True)  # they read /etc/hosts
         with guard(True), ending(host):
             for mode in ("restricted", "allowlist", "open"):
                 for number in (1, 2):
@@ -220,6 +228,77 @@ def test_what_is_reached(place: Place, mode: str) -> None:
     if mode == "allowlist":
         expected |= {"name that is not": False}
     assert found == expected
+
+
+def test_the_names_follow(place: Place) -> None:
+    """A name moves: the rules and the name do, while the container runs."""
+    before = HOSTS.read_text()
+    moved = {"name": f"name {LISTED}", "new": f"tcp {PUBLIC}:8000", "old": f"tcp {OTHER}:8000"}
+    assert place.probe("allowlist", moved) == {"name": OTHER, "new": False, "old": True}
+    try:
+        HOSTS.write_text(before.replace(f"{OTHER} {LISTED}", f"{PUBLIC} {LISTED}"))
+        place.becomes("allowlist", moved, {"name": PUBLIC, "new": True, "old": False})
+    finally:
+        HOSTS.write_text(before)
+    place.becomes("allowlist", moved, {"name": OTHER, "new": False, "old": True})
+
+
+def test_what_was_refused_is_told(place: Place, tmp_path: Path) -> None:
+    wanted = {"10/8": f"tcp {FOREIGN['10/8']}:8000", "public": f"tcp {PUBLIC}:8000"}
+    assert place.probe("restricted", wanted) == {"10/8": False, "public": True}
+    environ = {**place.host.environ, "COI_HOME": str(tmp_path)}
+
+    def peers() -> set[str]:
+        command = [str(COI), "network", "log", place.name("restricted"), "--format", "json"]
+        done = subprocess.run(command, env=environ, capture_output=True, check=True)
+        return {row["peer"] for row in json.loads(done.stdout) if row["port"] == 8000}
+
+    wait_for(lambda: FOREIGN["10/8"] in peers(), what="the refusal is in the log")
+    assert PUBLIC not in peers()
+
+
+@pytest.mark.parametrize("mode", ["restricted", "allowlist", "open"])
+def test_the_host_reaches_its_containers(place: Place, mode: str) -> None:
+    """Directly on a bridge; behind OVN's address translation by the forward that coi names."""
+    name = place.name(mode, 2)
+    port = free_port()
+
+    def route() -> dict[str, Any]:
+        found: dict[str, Any] = place.host.coi("network", "route", name, "--format=json").ok().json
+        return found
+
+    found = route()
+    assert found["reached"] is (place.backend == "bridge")
+    address = found["address"]
+    words = (found["command"] or "").split()
+    if place.backend == "ovn":
+        assert words[:4] == ["incus", "network", "forward", "create"]
+        address = words[5]
+        incus(*words[1:]).ok()
+    try:
+        wait_for(lambda: reached(address, 8000), what="a connection of the host")
+        assert route()["reached"] is True
+    finally:
+        if place.backend == "ovn":
+            incus("network", "forward", "delete", *words[4:6]).ok()
+    # a proxy device needs no route
+    publish = f"listen=tcp:127.0.0.1:{port}", "connect=tcp:127.0.0.1:8000"
+    incus("config", "device", "add", name, "port", "proxy", *publish).ok()
+    wait_for(lambda: reached("127.0.0.1", port), what="the published port")
+
+
+def reached(address: str, port: int) -> bool:
+    """Whether the host gets a connection."""
+    try:
+        socket.create_connection((address, port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("mode", ["restricted", "allowlist"])

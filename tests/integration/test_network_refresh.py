@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import Host, User, incus, wait_for
-from netbox import OTHER, PUBLIC, World
+from netbox import OTHER, PUBLIC, World, age
 from piping import module_host
 
 from coi.network import refresher
@@ -85,7 +85,7 @@ def test_answers_that_fail_leave_what_stands(box: World, tmp_path: Path) -> None
     duty = refresher.duty_of(fence, made)
     assert refresher.refresh(directory, duty, lookup)
     assert box.destinations(made.acl) == {PUBLIC}
-    _age(directory)
+    age(directory)
     for bad in (OSError("no answer"), ["10.0.0.1"], ["169.254.169.254"], []):
         said["answer"] = bad
         assert not refresher.refresh(directory, duty, lookup), "it is due again"
@@ -99,15 +99,6 @@ def test_answers_that_fail_leave_what_stands(box: World, tmp_path: Path) -> None
     text = log.read_text()
     for word in ("does not resolve", "does not let through", "not refreshed", OTHER):
         assert word in text
-
-
-def _age(directory: Path) -> None:
-    """Make every answer an hour old."""
-    for path in directory.glob("????????.json"):
-        row = json.loads(path.read_text())
-        for answer in row["answers"].values():
-            answer["resolved_at"] = "2026-01-01T00:00:00+00:00"
-        path.write_text(json.dumps(row))
 
 
 @pytest.fixture
@@ -172,7 +163,7 @@ def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) ->
     directory = host.coi_home / "network"
 
     resolves(OTHER)
-    _age(directory)
+    age(directory)
     wait_for(lambda: gets(OTHER), timeout=30)
     assert not gets(PUBLIC)
 
@@ -195,6 +186,6 @@ def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) ->
     wait_for(lambda: refreshers(host) == [second])
 
     incus("delete", "--force", name).ok()
-    _age(directory)
+    age(directory)
     wait_for(lambda: not refreshers(host), timeout=30)
     assert not list(directory.glob("refresh-*.json"))
