@@ -7,7 +7,6 @@ At the level of the library. Probes go to addresses of this machine alone
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -280,23 +279,17 @@ def test_nic_starts_with_its_rules_or_not_at_all(box: World) -> None:
         fence.verify(made)
 
 
-@pytest.fixture
-def ovn_profile(daemon: None, as_root: None) -> str:
-    """A profile on an OVN network (fixtures/ovn up)."""
-    name = os.environ.get("COI_TEST_OVN_PROFILE", "ovntest")
-    if query(f"/1.0/profiles/{name}") is None:
-        pytest.skip("no OVN here: run fixtures/ovn up")
-    return name
+OVN_PROFILE = "ovntest"  # of fixtures/ovn
 
 
-def test_ovn(box: World, testhosts: None, ovn_profile: str) -> None:
-    fence = box.fence(backend="auto", profile=ovn_profile)
+def test_ovn(box: World, ovn: str) -> None:
+    fence = box.fence(backend="auto", profile=OVN_PROFILE)
     made: Attachment = fence.prepare()
     assert made.backend == "ovn"
     assert box.objects() == ["acl"]
     before = calls(box)
-    assert box.fence(backend="auto", profile=ovn_profile).recorded() == made
-    name = box.launch(1, dict(made.device), ovn_profile)
+    assert box.fence(backend="auto", profile=OVN_PROFILE).recorded() == made
+    name = box.launch(1, dict(made.device), OVN_PROFILE)
     assert fence.verify(made) == made
     assert calls(box) == before + 2
     resolver = str(made.nameservers[0])
@@ -305,8 +298,8 @@ def test_ovn(box: World, testhosts: None, ovn_profile: str) -> None:
     assert box.probe(name, f"{resolver},53,_gateway.incus", f"{resolver},53") == ["closed"] * 2
     listed: Result = Result((), 0, _ovn_acls(), "")
     assert f"ip4.dst == {PUBLIC}" in listed.out
-    open_fence = box.fence(RESTRICTED, backend="ovn", profile=ovn_profile)
-    asked = box.launch(2, dict(open_fence.prepare().device), ovn_profile)
+    open_fence = box.fence(RESTRICTED, backend="ovn", profile=OVN_PROFILE)
+    asked = box.launch(2, dict(open_fence.prepare().device), OVN_PROFILE)
     assert box.probe(asked, f"{resolver},53,_gateway.incus") == [resolver]
     assert box.probe(asked, *words) == ["open"] + ["closed"] * 4 + ["open", "closed"]
 
