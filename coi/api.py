@@ -11,6 +11,7 @@ A plugin is one module behind one entry point of the group ``coi.tools``::
 
         def install(self, image): return "npm install -g mytool"
         def command(self, launch): return ["mytool"]
+    def headless(self, launch): return ["mytool", "--prompt", launch.prompt]
 
     @hookimpl
     def coi_register_tools(register):
@@ -83,6 +84,20 @@ class TextFile:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a headless run has come to.
+
+    Attributes:
+        text: the answer, for people.
+        session_id: the tool's own id of the conversation, where its output names it;
+            else None, and :meth:`Tool.find_session_id` looks in the saved state.
+    """
+
+    text: str
+    session_id: str | None = None
+
+
+@dataclass(frozen=True)
 class StateEntry:
     """A regular file in a saved state: path relative to the home, size in
     bytes, modification time in seconds since the epoch."""
@@ -118,7 +133,7 @@ class Launch:
         environment: what the user gave with ``--env``, merged over the tool's.
         options: the ``[tool.<name>]`` table of the configuration.
         binary: the executable, the tool's own or the configured one.
-        prompt: for a headless run, the prompt; None for an interactive one.
+        prompt: what :meth:`Tool.headless` is to ask; '' for an interactive start.
     """
 
     session_id: str
@@ -131,7 +146,7 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     binary: str = ""
-    prompt: str | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,10 @@ class Tool:
             never saved, and come afresh from the host at each start.
         secret_keys: for JSON files in ``state``, top-level keys that hold
             credentials: the file is saved without them.
+        scratch: files, directories and patterns of the home that the tool writes
+            besides its state, and does without in a fresh container: caches, downloads.
+        host_variables: names of the host's environment variables that the tool may have
+            inside, fresh at each start: keys, tokens, and the addresses they are for.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -182,6 +201,8 @@ class Tool:
     state_exclude: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     secret_keys: Mapping[str, tuple[str, ...]] = {}
+    scratch: tuple[str, ...] = ()
+    host_variables: tuple[str, ...] = ()
 
     def install(self, image: ImageContext) -> str:
         """A POSIX shell script, run as root in the image with ``set -eu``.
@@ -192,8 +213,23 @@ class Tool:
         raise NotImplementedError
 
     def command(self, launch: Launch) -> Sequence[str]:
-        """The argv that starts or resumes the tool, in the workspace."""
+        """The argv that starts or resumes the tool on a terminal, in the workspace."""
         raise NotImplementedError
+
+    def headless(self, launch: Launch) -> Sequence[str] | None:
+        """The argv that asks ``launch.prompt``, prints what came of it and ends.
+
+        It starts or resumes as :meth:`command` does, asks no question, and has nothing on
+        standard input. None where the tool cannot.
+        """
+        return None
+
+    def answer(self, output: str) -> Answer:
+        """What the standard output of a headless run says, which may be cut off or empty.
+
+        ``output`` comes out of the container and is not trusted.
+        """
+        return Answer(output)
 
     def host_files(self, host_environment: Mapping[str, str]) -> Sequence[HostFile]:
         """Settings and credentials that come along from the host, if they exist.
@@ -228,6 +264,7 @@ class Register(Protocol):
 
 __all__ = [
     "API_VERSION",
+    "Answer",
     "HostFile",
     "ImageContext",
     "JsonMerge",

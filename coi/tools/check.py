@@ -39,13 +39,19 @@ def _attribute_fault(tool: Tool) -> str:
         return f"tool {name}: bad binary {str(tool.binary)[:80]!r}"
     if not isinstance(tool.title, str) or _CONTROL.search(tool.title):
         return f"tool {name}: bad title"
-    for attribute in ("state", "state_exclude", "secrets"):
+    for attribute in ("state", "state_exclude", "secrets", "scratch"):
         paths: Any = getattr(tool, attribute)
         if not isinstance(paths, (tuple, list)):
             return f"tool {name}: {attribute} must be a tuple of strings"
         for path in paths:
             if fault := path_fault(path):
                 return f"tool {name}: {attribute} has {str(path)[:80]!r}: {fault}"
+    variables: Any = tool.host_variables
+    if not isinstance(variables, (tuple, list)):
+        return f"tool {name}: host_variables must be a tuple of strings"
+    for variable in variables:
+        if fault := variable_fault(variable, ""):
+            return f"tool {name}: host_variables: {fault}"
     keys: Any = tool.secret_keys
     if not isinstance(keys, Mapping) or not all(
         not path_fault(path) and isinstance(names, (tuple, list)) for path, names in keys.items()

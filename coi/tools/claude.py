@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from coi.api import HostFile, ImageContext, JsonMerge, Launch, SavedState, Tool, hookimpl
+from coi.api import Answer, HostFile, ImageContext, JsonMerge, Launch, SavedState, Tool, hookimpl
 
 _PACKAGE = "@anthropic-ai/claude-code-linux"
 _CONFIG_DIR = "CLAUDE_CONFIG_DIR"
@@ -95,9 +95,22 @@ HOME="$work" DISABLE_AUTOUPDATER=1 /usr/local/bin/claude --version
             argv += ["--resume", launch.tool_session_id]
         elif not _is_used(launch):
             argv += ["--session-id", launch.session_id]
-        if launch.prompt is not None:
-            argv += ["-p", "--output-format", "json", "--", launch.prompt]
         return argv
+
+    def headless(self, launch: Launch) -> Sequence[str]:
+        """``-p`` prints one JSON object: ``result``, ``session_id``, ``is_error``."""
+        return [*self.command(launch), "-p", "--output-format", "json", "--", launch.prompt]
+
+    def answer(self, output: str) -> Answer:
+        """``result`` and ``session_id`` of that object."""
+        try:
+            said = json.loads(output)
+        except (ValueError, RecursionError):
+            return Answer(output)
+        if not isinstance(said, dict) or not isinstance(said.get("result"), str):
+            return Answer(output)
+        found = said.get("session_id")
+        return Answer(said["result"], found if isinstance(found, str) else None)
 
     def host_files(self, host_environment: Mapping[str, str]) -> Sequence[HostFile]:
         """Credentials, account and settings; CLAUDE_CONFIG_DIR moves all of them."""

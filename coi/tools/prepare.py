@@ -15,8 +15,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from coi.api import HostFile, JsonMerge, Launch, SavedState, TextFile, Tool
-from coi.errors import CoiError, Interrupted
+from coi.api import Answer, HostFile, JsonMerge, Launch, SavedState, TextFile, Tool
+from coi.errors import CoiError, Interrupted, UsageError
 from coi.tools.check import path_fault, variable_fault
 from coi.tools.hostfiles import LIMIT, HostFileError, read_below
 from coi.tools.merge import MalformedError, deep_merge, dump_object, load_object
@@ -122,6 +122,23 @@ def find_session_id(tool: Tool, saved: SavedState, session_id: str) -> str | Non
         return None
     if not isinstance(found, str) or not found or found.startswith("-") or not found.isprintable():
         raise _fault(tool, "find_session_id", f"it returned {str(found)[:80]!r}")
+    return found
+
+
+def answer(tool: Tool, output: str) -> Answer:
+    """What a headless run has come to, checked.
+
+    Args:
+        output: its standard output, not trusted.
+
+    Raises:
+        CoiError: the plugin failed or returned something else.
+    """
+    found: Any = call(tool, "answer", output)
+    if not isinstance(found, Answer) or not isinstance(found.text, str):
+        raise _fault(tool, "answer", f"it returned a {type(found).__name__}")
+    if found.session_id is not None and not isinstance(found.session_id, str):
+        raise _fault(tool, "answer", "its session_id is not a string")
     return found
 
 
@@ -308,11 +325,17 @@ def _environment(tool: Tool, launch: Launch) -> dict[str, str]:
 
 
 def _command(tool: Tool, launch: Launch) -> tuple[str, ...]:
-    argv = call(tool, "command", launch)
+    method = "headless" if launch.prompt else "command"
+    argv = call(tool, method, launch)
+    if argv is None and launch.prompt:
+        raise UsageError(
+            f"{tool.title or tool.name} takes no prompt from outside",
+            hint=f"start it: coi shell --tool {tool.name}",
+        )
     if isinstance(argv, str) or not isinstance(argv, Sequence) or not argv:
-        raise _fault(tool, "command", "it returned no list of arguments")
+        raise _fault(tool, method, "it returned no list of arguments")
     if not all(isinstance(part, str) and "\0" not in part for part in argv) or not argv[0]:
-        raise _fault(tool, "command", "an argument is not a string, or has a NUL byte")
+        raise _fault(tool, method, "an argument is not a string, or has a NUL byte")
     return tuple(argv)
 
 
