@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from coi.errors import CoiError, Interrupted
-from coi.incus.process import shielded
+from coi.incus.process import shielded, unshielded
 
 LIMIT = 8  # processes at a time
 
@@ -95,6 +95,7 @@ def _fork(
     try:
         os.close(read_end)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to pass on
+        unshielded()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         with os.fdopen(write_end, "wb") as pipe:
             pipe.write(json.dumps(_attempt(item, work)).encode())

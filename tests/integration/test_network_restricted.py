@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Host, User, incus, query, wait_for
@@ -34,7 +35,31 @@ _KEYS = {
 }
 
 
-async def _serve(socket: Path, port: int, tls: ssl.SSLContext, up: threading.Event) -> None:
+class Relay:
+    """A socket that leads to Incus's own port, by a thread that :meth:`end` ends."""
+
+    def __init__(self, *to: Any) -> None:
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(*to)))
+
+    async def _run(self, socket: Path, port: int, tls: ssl.SSLContext) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        async with await _relay(socket, port, tls):
+            socket.chmod(0o666)
+            self._up.set()
+            await self._over.wait()
+
+    def begin(self) -> None:
+        self._thread.start()
+        assert self._up.wait(10)
+
+    def end(self) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+async def _relay(socket: Path, port: int, tls: ssl.SSLContext) -> asyncio.Server:
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
@@ -47,10 +72,7 @@ async def _serve(socket: Path, port: int, tls: ssl.SSLContext, up: threading.Eve
         there = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
         await asyncio.gather(pass_on(reader, there[1]), pass_on(there[0], writer))
 
-    async with await asyncio.start_unix_server(take, socket) as server:
-        socket.chmod(0o666)
-        up.set()
-        await server.serve_forever()
+    return await asyncio.start_unix_server(take, socket)
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +100,15 @@ def confined(daemon: None, image: str, user: User) -> Iterator[Host]:
             tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
             tls.load_cert_chain(crt, key)
-            socket, up = host.root / "incus.socket", threading.Event()
-            loop = asyncio.new_event_loop()
-            serving = _serve(socket, 18443, tls, up)
-            threading.Thread(target=loop.run_until_complete, args=(serving,), daemon=True).start()
-            assert up.wait(10)
+            socket = host.root / "incus.socket"
+            relay = Relay(socket, 18443, tls)
+            relay.begin()
             host.environ |= {"INCUS_SOCKET": str(socket), "COI_INCUS_PROJECT": PROJECT}
-            yield host
-            host.coi("clean", "--force")
+            try:
+                yield host
+                host.coi("clean", "--force")
+            finally:
+                relay.end()
         finally:
             found = incus("config", "trust", "list", "--format", "csv", "-c", "nf").out
             for print_ in re.findall(r"^coi-test,(\w+)$", found, re.MULTILINE):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -12,7 +14,7 @@ from types import FrameType
 import pytest
 
 from coi.errors import Interrupted
-from coi.incus.process import Runner
+from coi.incus.process import Runner, shielded
 
 _armed: list[int] = []
 
@@ -40,10 +42,42 @@ def _children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def test_a_signal_in_the_middle_of_a_fork(handled: None) -> None:
+@pytest.fixture(params=["alone", "beside a thread"])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A thread that takes the process's signals: the main thread's mask is not its own."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    if request.param != "alone":
+        thread.start()
+    yield
+    over.set()
+    if request.param != "alone":
+        thread.join()
+
+
+def test_a_signal_in_the_middle_of_a_fork(handled: None, threads: None) -> None:
     before = _children()
     _armed.append(signal.SIGTERM)
     with pytest.raises(Interrupted):
         Runner("sleep").spawn(["60"])
     assert _children() == before, "the process that nobody was handed has been ended"
     assert Runner("true").run([]).exit_code == 0
+
+
+def test_what_comes_in_a_shield_comes_after_it(handled: None, threads: None) -> None:
+    went_on = []
+
+    def work() -> None:
+        with shielded():
+            with shielded():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.02)  # another thread may take it a moment later
+            went_on.append(True)
+
+    with pytest.raises(Interrupted):
+        work()
+    assert went_on
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is handler

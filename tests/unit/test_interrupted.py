@@ -57,7 +57,6 @@ def test_what_python_drops_is_raised_again(place: str) -> None:
                 os.register_at_fork(after_in_parent=come)
                 if os.fork() == 0:
                     os._exit(0)
-            print("dropped", flush=True)
             time.sleep(60)
         except Interrupted as error:
             sys.exit(f"raised: {{error}}")
@@ -66,7 +65,6 @@ def test_what_python_drops_is_raised_again(place: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
     )
-    assert run.stdout == "dropped\n"
     assert run.stderr == "raised: ended by SIGHUP\n"
 
 
