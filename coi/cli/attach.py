@@ -29,7 +29,7 @@ def attach(
 
 def run(context: Context, name: str | None, *, bash: bool) -> None:
     """Attach, and finish the session as `coi shell` would."""
-    from coi.incus.process import shielded
+    from coi.incus.shield import shielded
     from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish, recover
     from coi.session.model import from_instance, is_session

@@ -120,7 +120,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
             raise
         ended = error  # the terminal is gone, the session is not
     if attended:
-        from coi.incus.process import shielded
+        from coi.incus.shield import shielded
         from coi.session.finish import Outcome, finish
 
         outcome = None

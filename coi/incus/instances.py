@@ -14,7 +14,8 @@ from typing import Any
 
 from coi.incus.client import Client, segment
 from coi.incus.errors import MissingError
-from coi.incus.process import Completed, Process, read_all, shielded
+from coi.incus.process import Completed, Process, read_all
+from coi.incus.shield import shielded
 
 RUNNING = "Running"
 STOPPED = "Stopped"

@@ -3,7 +3,7 @@
 Every child gets an argv list, never a shell string, and file descriptors
 rather than pipes read by threads: output of any size costs no copying and no
 polling, and a child can be waited for with a deadline through its pidfd.
-``sh`` takes 50 ms to import, so that happens at the first call.
+``sh`` is imported at the first call (coi.incus.shlib).
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import os
 import select
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, UnavailableError
+from coi.incus.shield import shielded
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
 _EXIT_CODES = range(-64, 256)  # sh raises for none of these: the caller decides
 KILL_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -204,7 +203,9 @@ class Runner:
         command = argv
         if (terminal or die_with_parent) and (wrapper := which("setpriv")):
             command = (wrapper, "--pdeathsig", "TERM", "--", *argv)
-        import sh  # 50 ms: only where something is run
+        from coi.incus.shlib import load
+
+        sh = load()  # 25 ms: only where something is run
 
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         process: Process | None = None
@@ -285,77 +286,6 @@ class Runner:
 def _unmask() -> None:
     """In the child: signals that :func:`shielded` puts off are not put off there."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-_HELD = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM}
-
-
-@contextmanager
-def shielded() -> Iterator[None]:
-    """Put off SIGINT, SIGTERM and SIGHUP until the block ends (and the SIGALRM that
-    raises one of them again: coi.cli.signals).
-
-    The mask is this thread's alone. The kernel may give a signal to another thread, and
-    Python then runs its handler in the main thread all the same: so that is put off too.
-    """
-    global _shield
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    mine: _Shield | None = None
-    try:
-        if _shield is None and threading.current_thread() is threading.main_thread():
-            mine = _shield = _Shield()
-            mine.begin()
-        yield
-    finally:
-        try:
-            if mine is not None:
-                _shield = None
-                mine.end()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def unshielded() -> None:
-    """In a child that was forked within a shield: handlers are as they were before it."""
-    global _shield
-    shield, _shield = _shield, None
-    if shield is not None:
-        shield.late.clear()
-        shield.end()
-
-
-class _Shield:
-    """Handlers of the main thread that only remember that they were called."""
-
-    def __init__(self) -> None:
-        self.late: set[int] = set()
-        self._on = True
-        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
-
-    def begin(self) -> None:
-        for signum in _HELD:
-            handler = signal.getsignal(signum)
-            if callable(handler):
-                self._handlers[signum] = handler
-                signal.signal(signum, self._remember)
-
-    def _remember(self, signum: int, frame: FrameType | None) -> None:
-        if self._on:
-            self.late.add(signum)
-        else:  # while the handlers are put back
-            self._handlers[signum](signum, frame)
-
-    def end(self) -> None:
-        """Put the handlers back; what was remembered is raised once the mask is lifted."""
-        self._on = False
-        for signum, handler in self._handlers.items():
-            if signal.getsignal(signum) == self._remember:
-                signal.signal(signum, handler)
-        for signum in self.late:
-            signal.raise_signal(signum)
-
-
-_shield: _Shield | None = None
 
 
 def detach(argv: Sequence[str], environment: Mapping[str, str]) -> None:

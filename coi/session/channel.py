@@ -16,7 +16,8 @@ from contextlib import suppress
 from types import TracebackType
 
 from coi.errors import CoiError
-from coi.incus.process import Process, Runner, shielded
+from coi.incus.process import Process, Runner
+from coi.incus.shield import shielded
 
 STALL = 60.0  # seconds in which at least one byte must move
 _TEXT = 1 << 14  # bytes of standard error that are kept

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
-from coi.incus.process import shielded
+from coi.incus.shield import shielded
 from coi.session.body import instance_body, with_workspace
 from coi.session.model import Session, from_instance, identity, is_session, number
 from coi.session.naming import instance_name, new_session_id

@@ -19,7 +19,8 @@ from coi import __version__
 from coi.errors import CoiError
 from coi.incus.errors import MissingError
 from coi.incus.instances import Instance
-from coi.incus.process import read_all, shielded
+from coi.incus.process import read_all
+from coi.incus.shield import shielded
 from coi.session import inside
 from coi.session.body import RUN
 from coi.session.model import (

@@ -14,7 +14,7 @@ from itertools import islice
 from types import TracebackType
 
 from coi.errors import CoiError, UsageError
-from coi.incus.process import shielded
+from coi.incus.shield import shielded
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BATCH = 4096  # names moved between two looks into a directory

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from coi.errors import CoiError, Interrupted
-from coi.incus.process import shielded, unshielded
+from coi.incus.shield import shielded, unshielded
 
 LIMIT = 8  # processes at a time
 

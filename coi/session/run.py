@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from coi.errors import CoiError
 from coi.incus.errors import ImageMissingError, MissingError
-from coi.incus.process import shielded
+from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace

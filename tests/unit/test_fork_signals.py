@@ -14,7 +14,8 @@ from types import FrameType
 import pytest
 
 from coi.errors import Interrupted
-from coi.incus.process import Runner, shielded
+from coi.incus.process import Runner
+from coi.incus.shield import shielded
 
 _armed: list[int] = []
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from coi.errors import UNAVAILABLE, CoiError, UnavailableError
-from coi.incus.process import Runner, memory_file, read_all, shielded
+from coi.incus.process import Runner, memory_file, read_all
+from coi.incus.shield import shielded
 
 
 @pytest.fixture
