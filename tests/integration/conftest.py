@@ -13,8 +13,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import COI, Host, User, incus, query, restart_daemon
+from daemons import restart_daemon
 from netbox import FIXTURES, World
+
+from coi.testing.host import Host
+from coi.testing.machine import COI, User, incus, query
 
 TOOLS = ("claude", "dummy")
 TEST_IMAGE = "coi-test"

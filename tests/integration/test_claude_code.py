@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Host, incus, wait_for
-from screen import Screen
 
-STUB = Path(__file__).parents[2] / "fixtures" / "stub_model.py"
+from coi.testing.host import Host
+from coi.testing.machine import incus, wait_for
+from coi.testing.screen import Screen
+
 KEY = "sk-ant-api03-canary-0123456789abcdefghij"
 READY = "bypass permissions on"
 
@@ -23,7 +24,7 @@ READY = "bypass permissions on"
 def model(gateway: str, tmp_path: Path) -> Iterator[str]:
     """The stub model server, where containers reach it; its URL."""
     process = subprocess.Popen(
-        [sys.executable, str(STUB), gateway, "0", str(tmp_path / "model.log")],
+        [sys.executable, "-m", "coi.testing.stub_model", gateway, "0", str(tmp_path / "model.log")],
         stdout=subprocess.PIPE,
         text=True,
     )

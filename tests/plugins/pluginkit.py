@@ -1,13 +1,11 @@
-"""Throw-away distributions and a saved state in memory."""
+"""Throw-away distributions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from textwrap import dedent
-
-from coi.api import StateEntry
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,24 +54,3 @@ class Site:
         distribution = distribution or f"coi-{name}"
         module = distribution.replace("-", "_")
         self.install(distribution, {name: module}, {module: PLUGIN.format(name=name)})
-
-
-@dataclass
-class MemoryState:
-    """A saved state: path to (content, mtime)."""
-
-    files: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-
-    def entries(self) -> list[StateEntry]:
-        return [
-            StateEntry(PurePosixPath(path), len(data), mtime)
-            for path, (data, mtime) in self.files.items()
-        ]
-
-    def read(self, path: PurePosixPath | str, limit: int = 1 << 20) -> bytes:
-        return self.files[str(path)][0][:limit]
-
-
-def saved(files: Mapping[str, bytes | tuple[bytes, float]]) -> MemoryState:
-    """A state of ``{path: content or (content, mtime)}``."""
-    return MemoryState({path: v if isinstance(v, tuple) else (v, 1.0) for path, v in files.items()})

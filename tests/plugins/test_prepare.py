@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pluginkit import MemoryState, saved
 
 from coi.api import HostFile, ImageContext, JsonMerge, Launch, SavedState, TextFile, Tool
 from coi.errors import CoiError, Interrupted
+from coi.testing import MemoryState, saved
 from coi.tools.prepare import Prepared, find_session_id, prepare, without_secret_keys
 
 SESSION = "11111111-2222-4333-8444-555555555555"
