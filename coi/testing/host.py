@@ -14,8 +14,8 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -285,6 +285,26 @@ class Host:
         for name in self.instances():
             incus("delete", "--force", name)
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextmanager
+def worlds(failed: Callable[[], bool]) -> Iterator[list[Host]]:
+    """The worlds of a test, to be appended: at its end they are removed.
+
+    Args:
+        failed: whether the test did; what is left of it is no further fault then.
+
+    Raises:
+        AssertionError: something was left that should not be.
+    """
+    hosts: list[Host] = []
+    try:
+        yield hosts
+    finally:
+        problems = [] if failed() else [problem for host in hosts for problem in host.leaks()]
+        for host in hosts:
+            host.close()
+    assert not problems, "the test left: " + "; ".join(problems)
 
 
 def _held(lock: Path) -> bool:

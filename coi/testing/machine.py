@@ -60,6 +60,12 @@ class User:
         groups = tuple(os.getgrouplist(name, entry.pw_gid))
         return cls(name, entry.pw_uid, entry.pw_gid, groups)
 
+    @classmethod
+    def current(cls) -> User:
+        """Who runs coi: this user, or for root the one that COI_TEST_USER names."""
+        name = os.environ.get("COI_TEST_USER") if os.getuid() == 0 else ""
+        return cls.named(name or pwd.getpwuid(os.getuid()).pw_name)
+
     def become(self) -> None:
         """In a child between fork and exec: be this user."""
         if os.getuid() == 0 and self.uid != 0:
@@ -146,3 +152,20 @@ def children(pid: int) -> Iterator[int]:
             for child in task.read_text().split():
                 yield int(child)
                 yield from children(int(child))
+
+
+def bridge_address() -> str:
+    """The host's address on the network of the default profile, where containers reach it.
+
+    Raises:
+        LookupError: it has none there; the text says why.
+    """
+    devices = query("/1.0/profiles/default")["devices"]
+    names = [d["network"] for d in devices.values() if d["type"] == "nic" and "network" in d]
+    if not names:
+        raise LookupError("the default profile has no network of Incus's")
+    network = query(f"/1.0/networks/{names[0]}")
+    address = str((network or {}).get("config", {}).get("ipv4.address", "none")).split("/")[0]
+    if network is None or network["type"] != "bridge" or address == "none":
+        raise LookupError(f"the network {names[0]} gives the host no IPv4 address")
+    return address

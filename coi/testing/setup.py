@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 URL = "{url}"
 KEY = "{key}"
@@ -60,16 +60,11 @@ class ModelSetup:
         def fill(text: str) -> str:
             return text.replace(URL, url).replace(KEY, key)
 
-        return ModelSetup(
+        return replace(
+            self,
             environment={name: fill(value) for name, value in self.environment.items()},
             files={path: fill(text) for path, text in self.files.items()},
             config=fill(self.config),
-            ready=self.ready,
-            ask=self.ask,
-            answer=self.answer,
-            submit=self.submit,
-            leave=self.leave,
-            patience=self.patience,
         )
 
     def prompts(self, code: str) -> tuple[str, ...]:

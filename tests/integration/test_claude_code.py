@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from coi.testing.host import Host
 from coi.testing.machine import incus, wait_for
 from coi.testing.screen import Screen
+from coi.testing.stub_model import running
 
 KEY = "sk-ant-api03-canary-0123456789abcdefghij"
 READY = "bypass permissions on"
@@ -23,20 +22,8 @@ READY = "bypass permissions on"
 @pytest.fixture
 def model(gateway: str, tmp_path: Path) -> Iterator[str]:
     """The stub model server, where containers reach it; its URL."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coi.testing.stub_model", gateway, "0", str(tmp_path / "model.log")],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    try:
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found
-        yield found[0]
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with running(gateway, tmp_path / "model.log") as url:
+        yield url
 
 
 def claude(host: Host, model: str, *args: str) -> Screen:
