@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
 import secrets
 import signal
@@ -82,6 +83,14 @@ def _module(place: str, directory: Path) -> Any:
     return module
 
 
+def toml_table(name: str, values: Mapping[str, Any]) -> str:
+    """A table and those in it; strings, numbers, truth values and lists of them are as in JSON."""
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    own = [f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in values.items() if k not in inner]
+    tables = [toml_table(f"{name}.{json.dumps(key)}", value) for key, value in inner.items()]
+    return "".join([f"[{name}]\n", *own, *tables])
+
+
 @dataclass
 class Bench:
     """A tool in a world of its own.
@@ -105,7 +114,7 @@ class Bench:
         bench = cls(tool, host, setup.filled(url, key), key, setup)
         host.config(
             f'[defaults]\nimage = "{host.image}"\n[tool]\nname = "{tool.name}"\n'
-            + bench.setup.config
+            + toml_table(f"tool.{tool.name}", bench.setup.options)
         )
         for path, text in bench.setup.files.items():
             host.write(Path("home", path), text, 0o600)
@@ -151,13 +160,15 @@ class Bench:
         """``coi shell args`` up to the tool's prompt, with no key pressed."""
         screen = self.shell(*args)
         screen.expect(self.ready, timeout=self.setup.patience)
+        for dialog in self.setup.dialogs:
+            assert not re.search(dialog, screen.log), f"it asks: {dialog}{screen.dump()}"
         return screen
 
     def ask(self, screen: Screen, code: str) -> set[str]:
         """Tell the tool a code word; all that it knows then."""
         for text in self.setup.prompts(code):
             screen.expect(self.ready, timeout=self.setup.patience)
-            self._type(screen, text)
+            self.type(screen, text)
         found: set[str] = screen.until(
             lambda: self.setup.codes(code, screen.text),
             timeout=self.setup.patience,
@@ -167,11 +178,10 @@ class Bench:
 
     def leave(self, screen: Screen) -> None:
         """Out of the tool, into the shell that follows."""
-        for text in self.setup.leave:
-            if text.isprintable():
-                self._type(screen, text)
-            else:
-                screen.send(text)
+        if self.setup.exit.isprintable():
+            self.type(screen, self.setup.exit)
+        else:
+            screen.send(self.setup.exit)
         screen.expect(r"ended with exit code \d+")
 
     def power_off(self, screen: Screen) -> None:
@@ -187,7 +197,7 @@ class Bench:
         screen.ended()
         self.host.drop()
 
-    def _type(self, screen: Screen, text: str) -> None:
+    def type(self, screen: Screen, text: str) -> None:
         """As it were by hand: what was typed is seen before it is submitted."""
         screen.send(text)
         screen.expect(re.escape(text), timeout=self.setup.patience)
@@ -217,11 +227,16 @@ class Bench:
         return "root" if self.host.user.uid == 0 else "code"
 
     def state(self) -> dict[str, bytes]:
-        """The files in the saved state of the only session."""
-        (saved,) = self.host.saved()
-        with tarfile.open(self.host.state_file(saved["id"])) as tar:
-            files = {m.name.removeprefix("./"): tar.extractfile(m) for m in tar if m.isreg()}
-            return {name: file.read() for name, file in files.items() if file}
+        """The files in what is saved; of several sessions by their ids."""
+        found: dict[str, bytes] = {}
+        sessions = [saved["id"] for saved in self.host.saved()]
+        for session in sessions:
+            below = f"{session}/" if len(sessions) > 1 else ""
+            with tarfile.open(self.host.state_file(session)) as tar:
+                for member in filter(tarfile.TarInfo.isreg, tar):
+                    if file := tar.extractfile(member):
+                        found[below + member.name.removeprefix("./")] = file.read()
+        return found
 
     def workspace(self) -> dict[str, bytes]:
         """The files of the workspace, but for what git does with its objects."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 URL = "{url}"
 KEY = "{key}"
@@ -15,7 +17,7 @@ CODE = "{code}"
 class ModelSetup:
     """What the suite must know of a tool beyond its plugin.
 
-    In ``environment``, ``files`` and ``config`` two marks are replaced: ``{url}`` by the
+    In ``environment``, ``files`` and ``options`` two marks are replaced: ``{url}`` by the
     address of the stub model server (``http://10.0.0.1:12345``; the server is started where
     something names it) and ``{key}`` by an API key of 20 characters that must not be found
     in any saved state. In ``ask`` and ``answer`` ``{code}`` is replaced by a code word.
@@ -27,31 +29,35 @@ class ModelSetup:
         environment: variables of the host. Those that the tool does not name in
             ``host_variables`` are handed in with ``--env``.
         files: files of the host's home, path to text: settings and credentials.
-        config: TOML for the user's configuration, ``[tool.mytool]`` for one.
-        ready: regular expression of the prompt on the screen; '' is the tool's name and
-            ``>`` at the beginning of a line.
+        options: the table ``[tool.<name>]`` of the user's configuration.
+        ready: regular expression of the prompt on the screen; what is typed once it is
+            there is taken. '' is the tool's name and ``>`` at the beginning of a line.
+        dialogs: regular expressions of questions that must never be on the screen.
         ask: prompts that tell the tool a code word and have it say all that it was told.
         answer: regular expression of what it says then, ``{code}`` in it; its group 1 (all
             of it when it has none) has all code words.
-        submit: what is typed after a prompt.
-        leave: what ends the tool: texts are typed and submitted, control characters sent.
+        submit: what is typed after a prompt, once it is seen on the screen.
+        exit: what ends the tool: a text is typed and submitted, control characters are sent.
+        runs_commands: it runs the shell command that the model asks for, unasked.
         patience: seconds for the prompt to come, and for an answer.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-    config: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     ready: str = ""
+    dialogs: tuple[str, ...] = ()
     ask: tuple[str, ...] = ("remember {code} please",)
     answer: str = r"codes[=:] ?([A-Z0-9,-]*{code}[A-Z0-9,-]*)"
     submit: str = "\r"
-    leave: tuple[str, ...] = ("/exit",)
+    exit: str = "/exit"
+    runs_commands: bool = False
     patience: float = 60.0
 
     @property
     def needs_model(self) -> bool:
         """Whether anything names the stub model server."""
-        texts = (*self.environment.values(), *self.files.values(), self.config)
+        texts = (*self.environment.values(), *self.files.values(), json.dumps(self.options))
         return any(URL in text for text in texts)
 
     def filled(self, url: str, key: str) -> ModelSetup:
@@ -64,7 +70,7 @@ class ModelSetup:
             self,
             environment={name: fill(value) for name, value in self.environment.items()},
             files={path: fill(text) for path, text in self.files.items()},
-            config=fill(self.config),
+            options=json.loads(fill(json.dumps(self.options))),
         )
 
     def prompts(self, code: str) -> tuple[str, ...]:

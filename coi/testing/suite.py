@@ -210,6 +210,21 @@ def test_it_answers_a_prompt_without_a_terminal(tool: Tool, bench: Bench) -> Non
 
 
 @container
+def test_it_runs_what_the_model_asks_for(bench: Bench) -> None:
+    """Unattended: no question stands before a command, which changes the workspace."""
+    if not bench.setup.runs_commands:
+        pytest.skip("its setup does not say that it runs commands")
+    screen = bench.start()
+    bench.ask(screen, code := new_code())
+    bench.type(screen, f"run command: echo {code} > /workspace/made")
+    made = bench.host.workspace / "made"
+    screen.until(made.exists, timeout=bench.setup.patience, what="the command's file")
+    bench.end(screen)
+    assert made.read_text() == f"{code}\n"
+    assert made.stat().st_uid == bench.host.user.uid
+
+
+@container
 def test_it_survives_kill_9_of_coi(bench: Bench) -> None:
     """The session goes on without coi, and is found again."""
     screen = bench.start()

@@ -65,6 +65,7 @@ class Claude(Tool):
         ".claude/traces/*",
     )
     secrets = (".claude/.credentials.json", ".claude/.credentials.json.*")
+    scratch = (".local/share/applications/claude-code-url-handler.desktop",)
     # The key of a console login, and the last 20 characters of approved ones.
     secret_keys: Mapping[str, tuple[str, ...]] = {
         ".claude.json": ("primaryApiKey", "customApiKeyResponses")
