@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from daemons import restart_daemon
 from netbox import FIXTURES, World
+from newtool import NAME, with_new_tool
 
 from coi.testing.host import Host, worlds
 from coi.testing.machine import COI, User, bridge_address, incus, query
 
-TOOLS = ("claude", "dummy")
+TOOLS = ("claude", "dummy", NAME)
 TEST_IMAGE = "coi-test"
 
 
@@ -81,8 +82,8 @@ def image(daemon: None, user: User) -> str:
         return "coi"
     host = Host.make(user, TEST_IMAGE)
     try:
-        built = host.coi("build", "--image", TEST_IMAGE, "--tools", ",".join(TOOLS), timeout=1500)
-        assert built.code == 0 or "already exists" in built.err, built.err
+        build = ["build", "--if-changed", "--image", TEST_IMAGE, "--tools", ",".join(TOOLS)]
+        host.coi(*build, environ=with_new_tool(host), timeout=1500).ok()
     finally:
         host.close()
     return TEST_IMAGE

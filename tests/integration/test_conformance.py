@@ -11,21 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from newtool import NAME, pip_install
 
 from coi.testing.host import Host
-from coi.testing.machine import User, incus, query
+from coi.testing.machine import User
 from coi.tools.skeleton import project
 
 ROOT = Path(__file__).parents[2]
 SETUP = ["--coi-setup", f"{ROOT / 'fixtures/tool_models.py'}:MODELS"]
 SECONDS = 900.0
-# The script that installs the tool, for an image that has all else.
-SCRIPT = """
-from coi.api import ImageContext
-from coi.tools.manager import Manager
-print(Manager.load().get("parrot").install(ImageContext("debian", "12", "x86_64")))
-"""
-
 pytestmark = pytest.mark.timeout(SECONDS)
 
 
@@ -69,23 +63,15 @@ def suites(
 
 
 @pytest.fixture
-def environment(make_host: Callable[..., Host]) -> Iterator[tuple[Host, Path]]:
+def environment(make_host: Callable[..., Host]) -> tuple[Host, Path]:
     """A world, and in it an environment with coi as it is; nothing comes from a network."""
     host = make_host()
     venv = host.root / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (site,) = venv.glob("lib/python3*/site-packages")
     (site / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install(venv, "--ignore-installed", str(ROOT))
-    yield host, venv
-    for row in query("/1.0/images?recursion=1"):
-        if any(alias["name"].startswith(host.prefix) for alias in row["aliases"] or ()):
-            incus("image", "delete", row["fingerprint"]).ok()
-
-
-def install(venv: Path, *args: str) -> None:
-    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    subprocess.run([venv / "bin/python", "-m", "pip", "install", *offline, *args], check=True)
+    pip_install("--ignore-installed", str(ROOT), python=venv / "bin/python")
+    return host, venv
 
 
 def test_a_new_project_works_and_conforms(
@@ -93,7 +79,7 @@ def test_a_new_project_works_and_conforms(
 ) -> None:
     """`coi tool new`, `pip install`, and coi has one more tool; docs/plugins.md shows it."""
     host, venv = environment
-    place = host.root / "coi-parrot"
+    place = host.root / f"coi-{NAME}"
 
     def coi(*args: str) -> str:
         return subprocess.run(
@@ -102,27 +88,23 @@ def test_a_new_project_works_and_conforms(
             preexec_fn=host.user.become, check=True, text=True, timeout=300,
         ).stdout  # fmt: skip
 
-    assert coi("tool", "new", "parrot") == "Wrote coi-parrot\n"
-    for path, text in project("parrot").items():
+    assert coi("tool", "new", NAME) == f"Wrote coi-{NAME}\n"
+    for path, text in project(NAME).items():
         assert (place / path).read_text() == text
     assert (place / "pyproject.toml").stat().st_uid == host.user.uid
-    install(venv, str(place))
+    pip_install(str(place), python=venv / "bin/python")
     listed = json.loads(coi("tool", "list", "--format", "json"))
     assert listed["problems"] == []
-    (tool,) = (row for row in listed["tools"] if row["name"] == "parrot")
-    assert tool["distribution"] == "coi-parrot 0.1.0"
+    (tool,) = (row for row in listed["tools"] if row["name"] == NAME)
+    assert tool["distribution"] == f"coi-{NAME} 0.1.0"
 
-    script = host.root / "install-parrot"
-    done = subprocess.run([venv / "bin/python", "-c", SCRIPT], check=True, capture_output=True)
-    script.write_bytes(done.stdout)
-    name = host.prefix + "parrot"
-    coi("build", "custom", name, "--script", str(script), "--base", host.image)
-    suite = Suite(venv / "bin/python", place, "--coi-image", name)
+    # The image has the tool already: another copy of the project was there when it was built.
+    suite = Suite(venv / "bin/python", place, "--coi-image", host.image)
     try:
         passed = suite.passed()
     finally:
         suite.end()
-    assert "coi/testing/suite.py::test_it_remembers_across_power_off[parrot]" in passed
+    assert f"coi/testing/suite.py::test_it_remembers_across_power_off[{NAME}]" in passed
 
 
 @pytest.mark.parametrize("name", ["dummy", "claude"])
