@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
+
+from coi.api import Launch, Tool
+from coi.tools.manager import Manager
+from coi.tools.prepare import Prepared, prepare
 
 ROOT = Path(__file__).parents[2]
+
+# The tools beside claude, and two ids of conversations.
+TOOLS = ("aider", "codex", "copilot", "cursor", "gemini", "opencode", "qwen")
+ID = "11111111-2222-4333-8444-555555555555"
+OTHER = "99999999-2222-4333-8444-555555555555"
 
 PLUGIN = """
 from coi.api import Tool, hookimpl
@@ -54,3 +64,15 @@ class Site:
         distribution = distribution or f"coi-{name}"
         module = distribution.replace("-", "_")
         self.install(distribution, {name: module}, {module: PLUGIN.format(name=name)})
+
+
+def tool(name: str) -> Tool:
+    """An installed tool."""
+    return Manager.load().get(name)
+
+
+def run(name: str, home: Path, launch: Launch | None = None, **how: Any) -> Prepared:
+    """What would go in for a start of an installed tool."""
+    launch = launch or Launch(ID)
+    how = {"host_environment": {}, "saved": launch.saved, "with_host_files": True, **how}
+    return prepare(tool(name), launch, host_home=home, **how)
