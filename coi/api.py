@@ -11,7 +11,7 @@ A plugin is one module behind one entry point of the group ``coi.tools``::
 
         def install(self, image): return "npm install -g mytool"
         def command(self, launch): return ["mytool"]
-    def headless(self, launch): return ["mytool", "--prompt", launch.prompt]
+        def headless(self, launch): return ["mytool", f"--prompt={launch.prompt}"]
 
     @hookimpl
     def coi_register_tools(register):
@@ -23,7 +23,8 @@ No method may read the host's files, start a process or keep state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Protocol
@@ -47,12 +48,16 @@ class HostFile:
             as the others are; shown as such by ``coi tool info``).
         transform: bytes in, bytes out: what of the file goes inside. None
             passes it whole. A transform that raises leaves the file out.
+        without: top-level keys that stay on the host: what is the host's alone, as
+            commands that run there, and the credentials of other services. For a
+            target named ``*.json`` or ``*.toml``; one that cannot be parsed is left out.
     """
 
     source: str
     target: str
     secret: bool = False
     transform: Callable[[bytes], bytes] | None = None
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,12 @@ class JsonMerge:
     Attributes:
         target: relative to the home inside.
         values: a JSON object.
+        default: the user's own values win.
     """
 
     target: str
     values: Mapping[str, Any]
+    default: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,6 +263,36 @@ class Tool:
         return session_id if any(True for _ in saved.entries()) else None
 
 
+def json_lines(output: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in an output that has one on a line, for :meth:`Tool.answer`.
+
+    Every other line is passed over: what it is cut from is not trusted.
+    """
+    for line in output.splitlines():
+        if line.startswith("{"):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            yield value
+
+
+def newest(saved: SavedState, pattern: str) -> list[StateEntry]:
+    """The files of a state that match, the newest first, for :meth:`Tool.find_session_id`.
+
+    Args:
+        pattern: relative to the home; ``*`` does not reach over a ``/``. Empty files
+            are left out. Of two with the same time the later name comes first.
+    """
+    depth = len(PurePosixPath(pattern).parts)
+    found = [
+        entry
+        for entry in saved.entries()
+        if entry.size > 0 and len(entry.path.parts) == depth and entry.path.match(pattern)
+    ]
+    return sorted(found, key=lambda entry: (entry.mtime, str(entry.path)), reverse=True)
+
+
 class Register(Protocol):
     """What :func:`coi_register_tools` is handed."""
 
@@ -275,4 +312,6 @@ __all__ = [
     "TextFile",
     "Tool",
     "hookimpl",
+    "json_lines",
+    "newest",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,7 +23,9 @@ _Format = Annotated[str, typer.Option("--format", metavar="text|json", help="How
 def tool(ctx: typer.Context) -> None:
     """Show the AI coding tools that are installed."""
     if ctx.invoked_subcommand is None:
-        raise UsageError("coi tool needs a command", hint="coi tool list, coi tool info NAME")
+        raise UsageError(
+            "coi tool needs a command", hint="coi tool list, coi tool info NAME, coi tool new NAME"
+        )
 
 
 @app.command("list", cls=Command)
@@ -67,6 +70,54 @@ def info(
         context.output.data(data)
     else:
         context.output.result(as_text(data))
+
+
+@app.command(cls=Command)
+def new(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The tool.", show_default=False)],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="PATH", help="Of the project; default: ./coi-NAME."),
+    ] = None,
+) -> None:
+    """Write a plugin project whose tool works, to be changed into another.
+
+    Example: coi tool new parrot
+    """
+    from coi.tools.skeleton import check_name, write_project
+
+    context = context_of(ctx)
+    check_name(name)
+    if taken := context.manager.tools.get(name):
+        raise UsageError(
+            f"the name {name!r} is taken by {taken.distribution}", hint="choose another name"
+        )
+    where = directory or Path(f"coi-{name}")
+    write_project(name, where)
+    context.output.result(f"Wrote {where}")
+    context.output.notice(_next_steps(name, where))
+
+
+def _next_steps(name: str, where: Path) -> str:
+    """What to type after ``coi tool new``: the interpreter is coi's own."""
+    import shlex
+    import sys
+    import sysconfig
+
+    pip = f"{shlex.quote(sys.executable)} -m pip install"
+    if not os.access(sysconfig.get_path("purelib"), os.W_OK):
+        pip = f"sudo {pip}"
+    return "\n".join(
+        [
+            f"Next: cd {shlex.quote(str(where))}",
+            f"      {pip} .",
+            f"      coi build --image coi-{name} --tools {name}",
+            f"      coi shell --tool {name} --image coi-{name}",
+            f"Test: {pip} 'code-on-incus[testing]'",
+            f"      {shlex.quote(sys.executable)} -m pytest --coi-image coi-{name}",
+        ]
+    )
 
 
 def as_data(registered: Registered) -> dict[str, Any]:

@@ -11,7 +11,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from coi.api import Answer, HostFile, ImageContext, JsonMerge, Launch, SavedState, Tool, hookimpl
+from coi.api import (
+    Answer,
+    HostFile,
+    ImageContext,
+    JsonMerge,
+    Launch,
+    SavedState,
+    Tool,
+    hookimpl,
+    newest,
+)
 
 _PACKAGE = "@anthropic-ai/claude-code-linux"
 _CONFIG_DIR = "CLAUDE_CONFIG_DIR"
@@ -65,6 +75,7 @@ class Claude(Tool):
         ".claude/traces/*",
     )
     secrets = (".claude/.credentials.json", ".claude/.credentials.json.*")
+    scratch = (".local/share/applications/claude-code-url-handler.desktop",)
     # The key of a console login, and the last 20 characters of approved ones.
     secret_keys: Mapping[str, tuple[str, ...]] = {
         ".claude.json": ("primaryApiKey", "customApiKeyResponses")
@@ -126,7 +137,7 @@ HOME="$work" DISABLE_AUTOUPDATER=1 /usr/local/bin/claude --version
                 secret=True,
                 transform=_credentials,
             ),
-            HostFile(account, ".claude.json", transform=_account),
+            HostFile(account, ".claude.json", without=_HOST_ONLY),
             HostFile(f"{directory}/settings.json", ".claude/settings.json"),
             HostFile(f"{directory}/CLAUDE.md", ".claude/CLAUDE.md"),
         )
@@ -156,18 +167,11 @@ HOME="$work" DISABLE_AUTOUPDATER=1 /usr/local/bin/claude --version
 
     def find_session_id(self, saved: SavedState, session_id: str) -> str | None:
         """The newest conversation of the workspace, which ``/clear`` may have begun anew."""
-        found = [
-            entry
-            for entry in saved.entries()
-            if entry.path.parent == _CONVERSATIONS
-            and entry.path.suffix == ".jsonl"
-            and entry.size > 0
-            and _UUID.fullmatch(entry.path.stem)
-        ]
-        newest_first = sorted(found, key=lambda entry: (entry.mtime, entry.path.stem), reverse=True)
-        for entry in newest_first:
+        for entry in newest(saved, f"{_CONVERSATIONS}/*.jsonl"):
             # One in which nothing was said cannot be resumed.
-            if entry.size > _LOOK or b'"type":"user"' in saved.read(entry.path, _LOOK):
+            if _UUID.fullmatch(entry.path.stem) and (
+                entry.size > _LOOK or b'"type":"user"' in saved.read(entry.path, _LOOK)
+            ):
                 return entry.path.stem
         return None
 
@@ -187,12 +191,6 @@ def _credentials(data: bytes) -> bytes:
     if not isinstance(values, dict) or not any(key in values for key in _OTHER_LOGINS):
         return data
     return json.dumps({k: v for k, v in values.items() if k not in _OTHER_LOGINS}).encode()
-
-
-def _account(data: bytes) -> bytes:
-    """The host's .claude.json without what is the host's alone."""
-    values = json.loads(data.decode("utf-8-sig"))
-    return json.dumps({k: v for k, v in values.items() if k not in _HOST_ONLY}).encode()
 
 
 @hookimpl

@@ -24,7 +24,9 @@ from coi.tools.check import tool_fault
 from coi.tools.discover import EntryPoint, entry_points
 from coi.tools.hookspec import ENTRY_POINT_GROUP, plugin_manager
 
-BUILTIN: Mapping[str, str] = MappingProxyType({"claude": "coi.tools.claude"})
+BUILTIN: Mapping[str, str] = MappingProxyType(
+    {"claude": "coi.tools.claude", "aider": "coi.tools.aider"}
+)
 DISABLED_VARIABLE = "COI_DISABLED_PLUGINS"
 _OWN_DISTRIBUTION = "code-on-incus"
 
@@ -93,8 +95,8 @@ class Manager:
     def tools(self) -> Mapping[str, Registered]:
         """Every usable tool by name, built-in ones first; imports all plugins."""
         self._load_all()
-        order = sorted(self._tools, key=lambda name: (name not in BUILTIN, name))
-        return {name: self._tools[name] for name in order}
+        order = dict.fromkeys([*BUILTIN, *sorted(self._tools)])
+        return {name: self._tools[name] for name in order if name in self._tools}
 
     @property
     def problems(self) -> tuple[Problem, ...]:

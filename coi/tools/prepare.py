@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from coi.api import Answer, HostFile, JsonMerge, Launch, SavedState, TextFile, Tool
 from coi.errors import CoiError, Interrupted, UsageError
 from coi.tools.check import path_fault, variable_fault
+from coi.tools.documents import kind_of, without_keys
 from coi.tools.hostfiles import LIMIT, HostFileError, read_below
 from coi.tools.merge import MalformedError, deep_merge, dump_object, load_object
 
@@ -70,7 +71,8 @@ def prepare(
     """Ask the tool what it needs and gather it.
 
     A JSON file (it is named ``*.json`` or the tool merges into it) is the
-    saved one, with the host's laid over it, with the tool's values over both.
+    saved one, with the host's laid over it, with the tool's values over both
+    (under both where they are defaults).
     Any other file is the host's, or else stays as it was saved. A credential
     is the host's alone. A :class:`TextFile` is written only where neither has
     a file.
@@ -210,6 +212,12 @@ class _Preparation:
             if not isinstance(data, bytes):
                 raise _fault(self._tool, "host_files", "a transform returned no bytes")
         target = wanted.target
+        if wanted.without:
+            try:
+                data = without_keys(target, data, wanted.without)
+            except MalformedError:
+                self._left_out(wanted, f"it is not valid {kind_of(target)}")
+                return
         as_json = target.endswith(".json") or target in self._merged_into
         if wanted.secret or self._is_secret(target) or not as_json:
             self._raw[target] = data
@@ -229,7 +237,9 @@ class _Preparation:
         except (MalformedError, TypeError, ValueError) as error:
             raise _fault(self._tool, "merges", f"{merge.target}: {error}") from error
         try:
-            self._json[merge.target] = deep_merge(self._base(merge.target), values)
+            base = self._base(merge.target)
+            layers = (values, base) if merge.default else (base, values)
+            self._json[merge.target] = deep_merge(*layers)
         except RecursionError:
             self._json[merge.target] = values
             self.notices.append(f"~/{merge.target} is nested too deeply; it is replaced")

@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
 from conftest import daemon, host, image, make_host, user  # noqa: F401 - fixtures
 from dummy import PROMPT
-from harness import Host, incus
+
+from coi.testing.host import Host
+from coi.testing.machine import incus
 
 ROUNDS = 7
 GOAL = 1.5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -13,10 +12,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import COI, Host, User, incus, query, restart_daemon
+from daemons import restart_daemon
 from netbox import FIXTURES, World
+from newtool import NAME, with_new_tool
 
-TOOLS = ("claude", "dummy")
+from coi.testing.host import Host, worlds
+from coi.testing.machine import COI, User, bridge_address, incus, query
+
+TOOLS = ("claude", "dummy", NAME)
 TEST_IMAGE = "coi-test"
 
 
@@ -45,14 +48,11 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def user() -> User:
     """Who runs coi: this user, or for root the one that COI_TEST_USER names."""
-    if os.getuid() != 0:
-        return User.named(pwd.getpwuid(os.getuid()).pw_name)
-    name = os.environ.get("COI_TEST_USER")
-    if not name:
+    if os.getuid() == 0 and not os.environ.get("COI_TEST_USER"):
         pytest.skip(
             "root needs COI_TEST_USER, the name of a user in incus-admin (tests/run sets it)"
         )
-    return User.named(name)
+    return User.current()
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +82,8 @@ def image(daemon: None, user: User) -> str:
         return "coi"
     host = Host.make(user, TEST_IMAGE)
     try:
-        built = host.coi("build", "--image", TEST_IMAGE, "--tools", ",".join(TOOLS), timeout=1500)
-        assert built.code == 0 or "already exists" in built.err, built.err
+        build = ["build", "--if-changed", "--image", TEST_IMAGE, "--tools", ",".join(TOOLS)]
+        host.coi(*build, environ=with_new_tool(host), timeout=1500).ok()
     finally:
         host.close()
     return TEST_IMAGE
@@ -94,20 +94,19 @@ def make_host(
     request: pytest.FixtureRequest, image: str, user: User
 ) -> Iterator[Callable[..., Host]]:
     """Makes the worlds of a test, and sees at its end that nothing is left of them."""
-    hosts: list[Host] = []
 
-    def make(who: User | None = None, **changes: str) -> Host:
-        host = Host.make(who or user, changes.get("image", image))
-        hosts.append(host)
-        request.node.hosts = hosts
-        return host
+    def failed() -> bool:
+        return getattr(getattr(request.node, "report_call", None), "failed", False)
 
-    yield make
-    failed = getattr(getattr(request.node, "report_call", None), "failed", False)
-    problems = [] if failed else [problem for host in hosts for problem in host.leaks()]
-    for host in hosts:
-        host.close()
-    assert not problems, "the test left: " + "; ".join(problems)
+    with worlds(failed) as hosts:
+
+        def make(who: User | None = None, **changes: str) -> Host:
+            host = Host.make(who or user, changes.get("image", image))
+            hosts.append(host)
+            request.node.hosts = hosts
+            return host
+
+        yield make
 
 
 @pytest.fixture
@@ -126,10 +125,10 @@ def as_root() -> None:
 @pytest.fixture(scope="session")
 def gateway(daemon: None) -> str:
     """The host's address on the bridge, where containers reach it."""
-    network = query("/1.0/networks/incusbr0")
-    if network is None:
-        pytest.skip("there is no bridge incusbr0")
-    return str(network["config"]["ipv4.address"].split("/")[0])
+    try:
+        return bridge_address()
+    except LookupError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

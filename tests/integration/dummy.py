@@ -6,8 +6,8 @@ import re
 import tarfile
 from pathlib import Path
 
-from harness import Host
-from screen import Screen
+from coi.testing.host import Host
+from coi.testing.screen import Screen
 
 PROMPT = r"^dummy> ?$"
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import Host, Result, incus
+
+from coi.testing.host import Host
+from coi.testing.machine import Result, incus
 
 
 @dataclass

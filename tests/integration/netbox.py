@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from harness import incus, query
-
 from coi.incus.client import Client
 from coi.incus.process import Runner
 from coi.network.attachment import Scope
 from coi.network.bridge import DNS_GUARD
 from coi.network.fence import Answers, Fence, sweep
 from coi.network.policy import Policy
+from coi.testing.machine import incus, query
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 PUBLIC, OTHER = "198.51.100.10", "198.51.101.10"

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness import COI, DEADLINE, Host
+from coi.testing.host import Host
+from coi.testing.machine import COI, DEADLINE
 
 
 def start(

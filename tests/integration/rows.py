@@ -6,9 +6,9 @@ import json
 import uuid
 from typing import Any
 
-from harness import Host, incus
-
 from coi.session.locks import place_of
+from coi.testing.host import Host
+from coi.testing.machine import incus
 
 
 def keys(host: Host, **changes: str | None) -> dict[str, str]:

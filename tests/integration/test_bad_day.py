@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from dummy import PROMPT, ask, codes, power_off, said, start
-from harness import Host, User, incus, wait_for
+
+from coi.testing.host import Host
+from coi.testing.machine import User, incus, wait_for
 
 # A client whose first exec of each kind fails as the real one does now and then while
 # an instance boots, and which then is the real one.

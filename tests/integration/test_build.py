@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Host, Result, User, incus, query, wait_for
 
 from coi.errors import CoiError
 from coi.image import dns
 from coi.image.container import BuildContainer, Log, new_name
 from coi.image.progress import Silent
 from coi.incus.client import Client
+from coi.testing.host import Host
+from coi.testing.machine import Result, User, incus, query, wait_for
 
 BASE = "debian:bookworm"
 TIMEOUT = 240.0  # seconds for one custom build on a busy machine

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dummy import background, said
-from harness import Host, incus, wait_for
 from rows import drop_all, make
+
+from coi.testing.host import Host
+from coi.testing.machine import incus, wait_for
 
 NOTHING = "Nothing to clean.\n"
 

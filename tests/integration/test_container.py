@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from harness import Host, User, query, wait_for
 from piping import feed, module_host, start
 from test_run import BASE_KEYS, listed
+
+from coi.testing.host import Host
+from coi.testing.machine import User, query, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dummy import background
-from harness import Host
+
+from coi.testing.host import Host
 
 # `sh` and what it links against are the whole root file system: no registry is needed.
 _IMPORT = (

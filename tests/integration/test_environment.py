@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 from dummy import ask, background, power_off, start
-from harness import Host, incus
+
+from coi.testing.host import Host
+from coi.testing.machine import incus
 
 NASTY = {
     "SPACES": "hello  world ",

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from filebox import Box, contents
 from filebox import box as box
-from harness import Host, Result, incus
+
+from coi.testing.host import Host
+from coi.testing.machine import Result, incus
 
 MEMORY = 100  # MiB that coi may take, whatever it copies
 

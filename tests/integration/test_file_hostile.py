@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from filebox import Box, contents
 from filebox import box as box
-from harness import incus, wait_for
+
+from coi.testing.machine import incus, wait_for
 
 # The device is the one that root of a user namespace may make (overlayfs's whiteout).
 HOSTILE = r"""

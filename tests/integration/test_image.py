@@ -7,10 +7,11 @@ import re
 from typing import Any
 
 import pytest
-from harness import Host, incus, query
 from rows import drop_all, make
 
 from coi.cli.shapes import JSON_KEYS, keys_of
+from coi.testing.host import Host
+from coi.testing.machine import incus, query
 
 
 def publish(host: Host, alias: str, *args: str, source: str | None = None) -> dict[str, Any]:

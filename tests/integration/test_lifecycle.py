@@ -8,10 +8,11 @@ import time
 
 import pytest
 from dummy import ask, background, codes, power_off, said, start
-from harness import Host, incus, query, wait_for
 from rows import drop_all, make
 
 from coi.cli.shapes import JSON_KEYS
+from coi.testing.host import Host
+from coi.testing.machine import incus, query, wait_for
 
 
 def talk(host: Host, text: str, slot: int = 1) -> None:

@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from dummy import background
-from harness import Host, incus, query, wait_for
 from rows import drop_all, make
 
 from coi.cli.shapes import JSON_KEYS, keys_of
+from coi.testing.host import Host
+from coi.testing.machine import incus, query, wait_for
 
 
 def listed(host: Host, *args: str) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from dummy import background
-from harness import COI, Host, User, incus, query
 from piping import module_host
 
 from coi.cli.shapes import JSON_KEYS, keys_of
+from coi.testing.host import Host
+from coi.testing.machine import COI, User, incus, query
 
 PUBLIC, OTHER = "198.51.100.10", "198.51.101.10"
 PRIVATE = ("10.99.0.1", "172.31.99.1", "192.168.99.1", "169.254.169.254")

@@ -16,7 +16,6 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from harness import Result, incus, query
 from netbox import ALLOWLIST, ANSWERS, BLOCKED, OTHER, PUBLIC, RESTRICTED, World, guard
 
 from coi.errors import CoiError, RefusedError
@@ -27,6 +26,7 @@ from coi.network.bridge import names_of
 from coi.network.fence import Fence, sweep
 from coi.network.host import view
 from coi.network.nic import refused_start
+from coi.testing.machine import Result, incus, query
 
 
 def nft(pattern: str) -> str:

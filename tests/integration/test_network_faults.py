@@ -11,9 +11,11 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from harness import Host, Result, User, query, wait_for
 from netbox import BLOCKED, PUBLIC
 from piping import module_host
+
+from coi.testing.host import Host
+from coi.testing.machine import Result, User, query, wait_for
 
 # The COUNTth call to networks, ACLs or profiles: HOW is what happens to it.
 _CLIENT = """#!/bin/sh

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import COI, Host, User, incus, query, wait_for
 from netbox import OTHER, PUBLIC, age, guard
 from piping import module_host
 
 from coi.network.host import view
+from coi.testing.host import Host
+from coi.testing.machine import COI, User, incus, query, wait_for
 
 LISTED, UNLISTED = "listed.coi-test", "unlisted.coi-test"
 HOSTS = Path("/etc/hosts")

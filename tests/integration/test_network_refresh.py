@@ -13,12 +13,13 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from harness import Host, User, incus, wait_for
 from netbox import OTHER, PUBLIC, World, age
 from piping import module_host
 
 from coi.network import refresher
 from coi.network.policy import Policy
+from coi.testing.host import Host
+from coi.testing.machine import User, incus, wait_for
 
 NAME = "moves.coi-test"
 HOSTS = Path("/etc/hosts")

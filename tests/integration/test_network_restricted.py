@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Host, User, incus, query, wait_for
 from piping import module_host
+
+from coi.testing.host import Host
+from coi.testing.machine import User, incus, query, wait_for
 
 PROJECT = "coi-test-confined"
 _KEYS = {

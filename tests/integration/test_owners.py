@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from dummy import background, codes, power_off, start
-from harness import Host, User, incus, lingering
+
+from coi.testing.host import Host
+from coi.testing.machine import User, incus, lingering
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

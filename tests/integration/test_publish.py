@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from dummy import background
-from harness import Host, User, incus, wait_for
 from piping import module_host
 
 from coi.network.host import view
+from coi.testing.host import Host
+from coi.testing.machine import User, incus, wait_for
 
 SERVER = (
     "python3 -c \"import socket; s = socket.create_server(('127.0.0.1', 8000))\n"

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Host, User, query, wait_for
 from piping import feed, module_host, start
+
+from coi.testing.host import Host
+from coi.testing.machine import User, query, wait_for
 
 BASE_KEYS = {
     "security.nesting": "true",

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dummy import power_off, start
-from harness import Host, incus
+
+from coi.testing.host import Host
+from coi.testing.machine import incus
 
 ENV = "canary-env-5c1d9e07"
 CREDENTIAL = "canary-credential-83b2f6aa"

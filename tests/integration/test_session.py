@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from dummy import PROMPT, ask, background, codes, power_off, said, start, to_bash
-from harness import COI, Host, children, incus, query, wait_for
+
+from coi.testing.host import Host
+from coi.testing.machine import COI, children, incus, query, wait_for
 
 
 def test_power_off_saves_removes_and_resume_goes_on(host: Host) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from dummy import PROMPT, ask, codes, power_off, said, start
-from harness import Host, wait_for
-from screen import Screen
+
+from coi.testing.host import Host
+from coi.testing.machine import wait_for
+from coi.testing.screen import Screen
 
 
 def _terminate(screen: Screen) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from harness import Host, User, wait_for
 from piping import feed, module_host
+
+from coi.testing.host import Host
+from coi.testing.machine import User, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,23 @@
-"""Throw-away distributions and a saved state in memory."""
+"""Throw-away distributions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
-from coi.api import StateEntry
+from coi.api import Launch, Tool
+from coi.tools.manager import Manager
+from coi.tools.prepare import Prepared, prepare
 
 ROOT = Path(__file__).parents[2]
+
+# The tools beside claude, and two ids of conversations.
+TOOLS = ("aider", "codex", "copilot", "cursor", "gemini", "opencode", "qwen")
+ID = "11111111-2222-4333-8444-555555555555"
+OTHER = "99999999-2222-4333-8444-555555555555"
 
 PLUGIN = """
 from coi.api import Tool, hookimpl
@@ -58,22 +66,13 @@ class Site:
         self.install(distribution, {name: module}, {module: PLUGIN.format(name=name)})
 
 
-@dataclass
-class MemoryState:
-    """A saved state: path to (content, mtime)."""
-
-    files: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-
-    def entries(self) -> list[StateEntry]:
-        return [
-            StateEntry(PurePosixPath(path), len(data), mtime)
-            for path, (data, mtime) in self.files.items()
-        ]
-
-    def read(self, path: PurePosixPath | str, limit: int = 1 << 20) -> bytes:
-        return self.files[str(path)][0][:limit]
+def tool(name: str) -> Tool:
+    """An installed tool."""
+    return Manager.load().get(name)
 
 
-def saved(files: Mapping[str, bytes | tuple[bytes, float]]) -> MemoryState:
-    """A state of ``{path: content or (content, mtime)}``."""
-    return MemoryState({path: v if isinstance(v, tuple) else (v, 1.0) for path, v in files.items()})
+def run(name: str, home: Path, launch: Launch | None = None, **how: Any) -> Prepared:
+    """What would go in for a start of an installed tool."""
+    launch = launch or Launch(ID)
+    how = {"host_environment": {}, "saved": launch.saved, "with_host_files": True, **how}
+    return prepare(tool(name), launch, host_home=home, **how)

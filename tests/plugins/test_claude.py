@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pluginkit import saved
 
 from coi.api import ImageContext, Launch
+from coi.testing import saved
 from coi.tools.claude import Claude
 from coi.tools.prepare import Prepared, find_session_id, prepare, without_secret_keys
 

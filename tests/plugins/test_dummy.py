@@ -14,9 +14,10 @@ from types import ModuleType
 
 import pexpect
 import pytest
-from pluginkit import ROOT, saved
+from pluginkit import ROOT
 
 from coi.api import ImageContext, Launch, Tool
+from coi.testing import saved
 from coi.tools.manager import Manager
 from coi.tools.prepare import find_session_id, prepare
 

@@ -28,7 +28,7 @@ def test_a_plugin_and_the_built_in_tool(site: Site) -> None:
     manager = load(site)
     assert manager.get("it").binary == "it"
     found = manager.tools
-    assert list(found) == ["claude", "it"]
+    assert list(found) == [*BUILTIN, "it"]
     assert (found["it"].origin, found["it"].distribution) == ("plugin", "coi-it 1.0")
     assert found["claude"].origin == "built-in"
     assert manager.problems == ()
@@ -79,7 +79,7 @@ def test_two_entry_points_of_one_module(site: Site) -> None:
     assert manager.get("a").name == "a"
     assert manager.problems == ()
     without = load(site, "a")
-    assert list(without.tools) == ["claude", "b"]
+    assert list(without.tools) == [*BUILTIN, "b"]
 
 
 def test_an_attribute_of_a_module_can_be_the_plugin(site: Site) -> None:
@@ -123,11 +123,11 @@ def test_a_plugin_that_fails_is_skipped(site: Site, text: str, reason: str) -> N
     site.install("coi-bad", {"bad": "coi_bad"}, {"coi_bad": text})
     site.tool("good")
     manager = load(site)
-    assert list(manager.tools) == ["claude", "good"]
+    assert list(manager.tools) == [*BUILTIN, "good"]
     assert reason in reasons(manager)["bad"]
     with pytest.raises(NotFoundError) as caught:
         load(site).get("bad")
-    assert "claude, good" in caught.value.hint
+    assert "claude, aider, good" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_tool_that_is_nonsense_is_skipped(site: Site, change: str, reason: str
     text = text.replace("register(It())", "register(Changed())")
     site.install("coi-bad", {"bad": "coi_bad"}, {"coi_bad": text})
     manager = load(site)
-    assert list(manager.tools) == ["claude"]
+    assert list(manager.tools) == [*BUILTIN]
     assert reason in reasons(manager)["bad"]
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_tool_is_skipped(site: Site, thing: str) -> None:
     text = PLUGIN.format(name="bad").replace("register(It())", f"register({thing})")
     site.install("coi-bad", {"bad": "coi_bad"}, {"coi_bad": text})
     manager = load(site)
-    assert list(manager.tools) == ["claude"]
+    assert list(manager.tools) == [*BUILTIN]
     assert "it registered" in reasons(manager)["bad"]
 
 
@@ -191,7 +191,7 @@ def test_a_bad_tool_does_not_take_its_good_neighbour_along(site: Site) -> None:
 def test_what_registers_before_it_raises_registers_nothing(site: Site) -> None:
     text = PLUGIN.format(name="bad").replace("register(It())", "register(It()); raise ValueError")
     site.install("coi-bad", {"bad": "coi_bad"}, {"coi_bad": text})
-    assert list(load(site).tools) == ["claude"]
+    assert list(load(site).tools) == [*BUILTIN]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_no_plugin_takes_a_built_in_name(site: Site, entry: str, value: str, nam
         else:
             with pytest.raises(NotFoundError):
                 manager.get("other")
-        assert list(manager.tools) == ["claude"]
+        assert list(manager.tools) == [*BUILTIN]
         assert type(manager.get("claude")).__module__ == BUILTIN["claude"]
         assert "built-in" in reasons(manager)[entry]
 
@@ -244,7 +244,7 @@ def test_disabled_plugins_are_not_imported(
     site.tool("it", "coi-it")
     monkeypatch.setenv("COI_DISABLED_PLUGINS", how)
     manager = Manager.load(path=[str(site.path)])
-    assert list(manager.tools) == ["claude"]
+    assert list(manager.tools) == [*BUILTIN]
     assert "coi_it" not in sys.modules
     with pytest.raises(NotFoundError) as caught:
         manager.get("it")
@@ -252,7 +252,7 @@ def test_disabled_plugins_are_not_imported(
 
 
 def test_a_built_in_tool_can_be_disabled(site: Site) -> None:
-    assert list(load(site, "claude").tools) == []
+    assert list(load(site, "claude").tools) == ["aider"]
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, Interrupted])
@@ -298,7 +298,7 @@ def test_the_scan_survives_what_lies_about(site: Site, tmp_path: Path) -> None:
     paths = [str(tmp_path / "file.zip"), str(tmp_path / "gone"), str(site.path)]
     assert "it" in {point.name for point in entry_points("coi.tools", paths)}
     manager = Manager.load((), path=paths)
-    assert list(manager.tools) == ["claude", "it"]
+    assert list(manager.tools) == [*BUILTIN, "it"]
 
 
 def test_a_plugin_in_the_current_directory_is_not_found(

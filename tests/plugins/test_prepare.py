@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pluginkit import MemoryState, saved
 
 from coi.api import HostFile, ImageContext, JsonMerge, Launch, SavedState, TextFile, Tool
 from coi.errors import CoiError, Interrupted
+from coi.testing import MemoryState, saved
 from coi.tools.prepare import Prepared, find_session_id, prepare, without_secret_keys
 
 SESSION = "11111111-2222-4333-8444-555555555555"
@@ -292,3 +292,29 @@ def test_secret_keys_are_not_saved() -> None:
     assert strip(tool, ".it/a.json", b'{ "b":2}') == b'{ "b":2}'
     assert strip(tool, ".it/b.json", b'{"key": 1}') == b'{"key": 1}'
     assert strip(tool, ".it/a.json", b'{"key": 1') is None
+
+
+@pytest.mark.parametrize(("default", "model"), [(False, "ours"), (True, "theirs")])
+def test_a_default_stands_under_the_users_values(home: Path, default: bool, model: str) -> None:
+    (home / ".it/settings.json").write_text('{"model": "theirs", "theirs": 1}')
+    ours = {"model": "ours", "ours": 1}
+    merge = JsonMerge(".it/settings.json", ours, default=default)
+    files = (HostFile(".it/settings.json", ".it/settings.json"),)
+    prepared = run(It(merges=(merge,), host_files=files), home)
+    assert json.loads(prepared.files[0].data) == {"model": model, "theirs": 1, "ours": 1}
+
+
+@pytest.mark.parametrize("secret", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"), [("s.json", '{"mcp": {"k": "CANARY"}, "a": 1}'), ("s.toml", "mcp = 1\na = 1")]
+)
+def test_keys_that_are_the_hosts_alone(home: Path, name: str, text: str, secret: bool) -> None:
+    file = HostFile(f".it/{name}", f".it/{name}", without=("mcp",), secret=secret)
+    (home / f".it/{name}").write_text(text)
+    (found,) = run(It(host_files=(file,)), home).files
+    assert b"mcp" not in found.data
+    assert b"a" in found.data
+    (home / f".it/{name}").write_text(text[:-1] + "=")
+    prepared = run(It(host_files=(file,)), home)
+    assert prepared.files == ()
+    assert "is left out: it is not valid" in prepared.notices[0]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pluginkit import ROOT
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Stub:
 @pytest.fixture(scope="module")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
     log = tmp_path_factory.mktemp("stub") / "log"
-    argv = [sys.executable, str(ROOT / "fixtures/stub_model.py"), "127.0.0.1", "0", str(log)]
+    argv = [sys.executable, "-m", "coi.testing.stub_model", "127.0.0.1", "0", str(log)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

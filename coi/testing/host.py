@@ -1,175 +1,30 @@
-"""What the integration tests are made of: a user, a host of their own, a screen.
+"""One test's world on this machine: a home, workspaces, and what coi makes for it.
 
-A :class:`Host` is one test's little world: a home, coi's directory, workspaces
-and an instance prefix that no other test has. Commands run as an ordinary user
-of the machine also when the tests run as root, and are the installed console
-script, not an import. A :class:`Screen` is a real pseudo-terminal whose output
-a terminal emulator draws, so tests read what a person would see.
+A :class:`Host` has a home, a directory of coi's, workspaces and an instance prefix that no
+other test has; :meth:`Host.leaks` tells what is left of it.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
-import pwd
-import re
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-COI = Path(sys.executable).parent / "coi"
-INSTALL = Path(__file__).parents[2] / "install.sh"
-BASE = Path("/var/tmp/coi-tests")  # not below a home: other users must get there
+from coi.testing.machine import COI, DEADLINE, Result, User, incus, query, wait_for
+from coi.testing.screen import Screen
+
+BASE = Path("/var/tmp")  # not below a home: other users must get there
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-DEADLINE = 60.0  # seconds for anything that a test waits for
-_POLL = 0.02  # seconds between two looks
-
-T = TypeVar("T")
-
-
-def wait_for(
-    look: Callable[[], T], *, timeout: float = DEADLINE, what: str | Callable[[], str] = ""
-) -> T:
-    """Call ``look`` until it returns something true; return that.
-
-    Raises:
-        AssertionError: it did not within ``timeout`` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            text = what() if callable(what) else what
-            raise AssertionError(f"not within {timeout:.0f} s: {text or look}")
-        time.sleep(_POLL)
-
-
-@dataclass(frozen=True)
-class User:
-    """Who runs coi in a test."""
-
-    name: str
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-
-    @classmethod
-    def named(cls, name: str) -> User:
-        """A user of the password database, with all their groups."""
-        entry = pwd.getpwnam(name)
-        groups = tuple(os.getgrouplist(name, entry.pw_gid))
-        return cls(name, entry.pw_uid, entry.pw_gid, groups)
-
-    def become(self) -> None:
-        """In a child between fork and exec: be this user."""
-        if os.getuid() == 0 and self.uid != 0:
-            os.setgroups(self.groups)
-            os.setgid(self.gid)
-            os.setuid(self.uid)
-        os.umask(0o022)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished command."""
-
-    args: tuple[str, ...]
-    code: int
-    out: str
-    err: str
-
-    def ok(self) -> Result:
-        """Itself; AssertionError when it failed."""
-        assert self.code == 0, f"{self.args} ended with {self.code}\n{self.out}\n{self.err}"
-        return self
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def incus_calls(self) -> list[str]:
-        """The commands that ``-v`` showed."""
-        return [line[2:] for line in self.err.splitlines() if line.startswith("+ incus ")]
-
-
-# Incus 6.0.4 loses what a command writes at its very end, 2 to 6 of 100 times where six
-# execs go on at once on busy processors (measured; none of 500 that end a little later).
-_LINGER = ("sh", "-c", '"$@"; code=$?; sleep 0.1; exit $code', "sh")
-
-
-_NOT_ENTERED = b"Failed to retrieve PID of executing child process"  # of a busy daemon
-
-
-def lingering(command: Sequence[str]) -> list[str]:
-    """argv of ``incus exec`` for a command whose output is to be seen."""
-    return [*_LINGER, *command]
-
-
-def incus(*args: str, stdin: bytes | None = None, timeout: float = DEADLINE) -> Result:
-    """The client as the tests' own user, for looking at what coi did."""
-    if args[0] == "exec":
-        cut = args.index("--") + 1
-        args = (*args[:cut], *lingering(args[cut:]))
-    for _ in range(10):
-        done = subprocess.run(
-            ["incus", *args],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-        )
-        if not (done.returncode == 255 and _NOT_ENTERED in done.stderr):
-            break
-    out, err = (data.decode("utf-8", "replace") for data in (done.stdout, done.stderr))
-    return Result(("incus", *args), done.returncode, out, err)
-
-
-def query(path: str, *args: str) -> Any:
-    """``metadata`` of a REST call, None when there is no such thing.
-
-    In the project that INCUS_PROJECT names, as the client's own commands are.
-    """
-    if project := os.environ.get("INCUS_PROJECT"):
-        path += ("&" if "?" in path else "?") + f"project={project}"
-    done = incus("query", "--raw", *args, path).ok()
-    reply = json.loads(done.out)
-    return None if reply.get("error_code") else reply["metadata"]
-
-
-def restart_daemon() -> None:
-    """The daemon ends and comes again; containers go on."""
-    if Path("/run/systemd/system").is_dir():
-        subprocess.run(["systemctl", "restart", "incus.service"], check=True)
-        return
-    end_daemon(signal.SIGTERM)
-    done = subprocess.run(
-        [INSTALL, "--start"], capture_output=True, stdin=subprocess.DEVNULL, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def end_daemon(number: signal.Signals) -> None:
-    """The daemon ends by a signal; what it has forked does not, containers' monitors above all."""
-    whole = ["-x", "-f", r"([^ ]*/)?incusd( -.*)?"]
-    found = subprocess.run(["pgrep", *whole], capture_output=True, check=True).stdout.split()
-    for pid in found:
-        os.kill(int(pid), number)
-    entries = [Path(f"/proc/{int(pid)}") for pid in found]
-    wait_for(lambda: not any(entry.exists() for entry in entries), what="the daemon's end")
 
 
 @dataclass
@@ -187,15 +42,14 @@ class Host:
     root: Path
     prefix: str
     environ: dict[str, str]
-    screens: list[Any] = field(default_factory=list)
+    screens: list[Screen] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @classmethod
-    def make(cls, user: User, image: str) -> Host:
+    def make(cls, user: User, image: str, tool: str = "dummy") -> Host:
         """A world with an empty workspace, a home and a configuration."""
         token = secrets.token_hex(3)
-        root = BASE / token
-        BASE.mkdir(mode=0o755, exist_ok=True)
+        root = BASE / f"coi-test-{token}"
         root.mkdir(mode=0o755)
         os.chown(root, user.uid, user.gid)
         environ = {
@@ -212,7 +66,7 @@ class Host:
         host = cls(user, image, root, f"t{token}-", environ)
         host.directory("home")
         host.directory("ws")
-        host.config(f'[defaults]\nimage = "{image}"\n[tool]\nname = "dummy"\n')
+        host.config(f'[defaults]\nimage = "{image}"\n[tool]\nname = "{tool}"\n')
         return host
 
     # -- files
@@ -300,10 +154,8 @@ class Host:
         environ: Mapping[str, str | None] | None = None,
         command: Sequence[str] | None = None,
         size: tuple[int, int] = (120, 40),
-    ) -> Any:
+    ) -> Screen:
         """``coi args`` (or ``command``) on a terminal of its own."""
-        from screen import Screen
-
         opened = Screen(
             [str(COI), *args] if command is None else command,
             cwd=cwd or self.workspace,
@@ -328,8 +180,6 @@ class Host:
 
     def instance(self, slot: int = 1, workspace: Path | None = None) -> str:
         """The name that a session of a workspace gets."""
-        import hashlib
-
         digest = hashlib.sha256(os.fsencode(workspace or self.workspace)).hexdigest()[:8]
         return f"{self.prefix}{digest}-{slot}"
 
@@ -437,6 +287,26 @@ class Host:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
+@contextmanager
+def worlds(failed: Callable[[], bool]) -> Iterator[list[Host]]:
+    """The worlds of a test, to be appended: at its end they are removed.
+
+    Args:
+        failed: whether the test did; what is left of it is no further fault then.
+
+    Raises:
+        AssertionError: something was left that should not be.
+    """
+    hosts: list[Host] = []
+    try:
+        yield hosts
+    finally:
+        problems = [] if failed() else [problem for host in hosts for problem in host.leaks()]
+        for host in hosts:
+            host.close()
+    assert not problems, "the test left: " + "; ".join(problems)
+
+
 def _held(lock: Path) -> bool:
     try:
         fd = os.open(lock, os.O_RDWR)
@@ -449,19 +319,3 @@ def _held(lock: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def children(pid: int) -> Iterator[int]:
-    """The processes below one, deepest last."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in task.read_text().split():
-                yield int(child)
-                yield from children(int(child))
-
-
-def text_between(text: str, start: str, end: str) -> str:
-    """What stands between two marks; AssertionError when they are not there."""
-    found = re.search(f"{re.escape(start)}(.*?){re.escape(end)}", text, re.DOTALL)
-    assert found, f"{start!r} ... {end!r} not in {text!r}"
-    return found[1]

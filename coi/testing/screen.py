@@ -155,6 +155,15 @@ class Screen:
         )
         return match
 
+    def rest(self, quiet: float, *, timeout: float = DEADLINE) -> None:
+        """Take in output until none came for ``quiet`` seconds, or the command has ended."""
+        deadline = time.monotonic() + timeout
+        seen = -1
+        while seen != len(self.output) and time.monotonic() < deadline:
+            seen = len(self.output)
+            if not self.pump(quiet):
+                return
+
     def end(self, *, timeout: float = DEADLINE) -> int:
         """Wait for the command to end; its exit code, or minus the signal."""
         deadline = time.monotonic() + timeout
