@@ -11,7 +11,7 @@ A plugin is one module behind one entry point of the group ``coi.tools``::
 
         def install(self, image): return "npm install -g mytool"
         def command(self, launch): return ["mytool"]
-    def headless(self, launch): return ["mytool", "--prompt", launch.prompt]
+        def headless(self, launch): return ["mytool", "--prompt", launch.prompt]
 
     @hookimpl
     def coi_register_tools(register):
