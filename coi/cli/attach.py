@@ -32,7 +32,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     from coi.incus.shield import shielded
     from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish, recover
-    from coi.session.model import from_instance, is_session
+    from coi.session.model import from_instance, is_headless, is_session
     from coi.session.naming import instance_name
     from coi.session.terminal import need_terminal
     from coi.workspace.directory import absolute
@@ -47,6 +47,8 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         active = [row for row in active if row.name == name]
         if not active:
             raise NotFoundError(f"{name} not found or not running", hint="coi list")
+    elif not bash:
+        active = [row for row in active if not is_headless(row)]
     if not active:
         context.output.result("No active sessions")
         return

@@ -12,9 +12,10 @@ from typing import Any
 _IMAGE = ("alias", "fingerprint", "description", "size", "created_at", "tools", "base")
 _TOOL = (
     "name", "title", "binary", "origin", "distribution", "state", "state_exclude", "credentials",
-    "host_files",
+    "host_files", "host_variables",
 )  # fmt: skip
 _HOST_FILE = ("source", "target", "credential")
+_SEEN_FILE = (*_HOST_FILE, "status", "reason")
 
 JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "list": {
@@ -33,7 +34,13 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "files", "path", "left_out",
         ),
     },
-    "run": {"": ("stdout", "stderr", "exit_code")},
+    "run": {
+        "": ("stdout", "stderr", "exit_code"),
+        "--prompt": (
+            "session_id", "tool", "tool_session_id", "answer", "exit_code", "stderr", "timed_out",
+            "truncated", "saved",
+        ),
+    },
     "container exec": {"": ("stdout", "stderr", "exit_code")},
     "tmux list": {"[]": ("name", "session", "workspace", "tool")},
     "image list": {"": ("images",), "images[]": _IMAGE},
@@ -49,9 +56,12 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "": ("tools", "problems"),
         "tools[]": _TOOL,
         "tools[].host_files[]": _HOST_FILE,
+        "tools[].host_variables[]": ("name",),
         "problems[]": ("name", "reason"),
     },
-    "tool info": {"": _TOOL, "host_files[]": _HOST_FILE},
+    "tool info": {
+        "": _TOOL, "host_files[]": _SEEN_FILE, "host_variables[]": ("name", "status"),
+    },
 }  # fmt: skip
 
 

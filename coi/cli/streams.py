@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from coi.errors import UsageError
+
+_LONGEST = 1 << 13  # characters of a line that is shown before its end
 
 
 def passed_input() -> int | None:
@@ -66,6 +69,59 @@ def capturing() -> Iterator[Captured]:
     finally:
         os.close(out)
         os.close(err)
+
+
+@contextmanager
+def shown_errors() -> Iterator[int | Callable[[bytes], object]]:
+    """Where the standard error of a tool goes: to coi's own as it is, but on a terminal
+    line by line, without escape sequences."""
+    try:
+        terminal = os.isatty(2)
+    except OSError:
+        terminal = False
+    if not terminal:
+        yield 2
+        return
+    lines = _Lines()
+    try:
+        yield lines
+    finally:
+        lines.end()
+
+
+class _Lines:
+    """Writes to a terminal what comes in pieces."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def __call__(self, piece: bytes) -> None:
+        self._rest += self._decoder.decode(piece).replace("\r", "\n")
+        whole, newline, rest = self._rest.rpartition("\n")
+        if newline or len(rest) > _LONGEST:
+            self._show(whole + newline if newline else rest)
+            self._rest = rest if newline else ""
+
+    def end(self) -> None:
+        """The last line, which nobody has ended."""
+        if self._rest:
+            self._show(self._rest + "\n")
+            self._rest = ""
+
+    @staticmethod
+    def _show(text: str) -> None:
+        from coi.cli.output import clean
+
+        write_all(2, clean(text).encode("utf-8", "replace"))
+
+
+def write_text(text: str) -> None:
+    """A text on standard output, as it is where that is no terminal; a newline at its end."""
+    from coi.cli.output import clean
+
+    text = clean(text) if sys.stdout.isatty() else text
+    write_all(1, (text if text.endswith("\n") else text + "\n").encode("utf-8", "replace"))
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coi.cli.options import Command, Group, context_of
-from coi.errors import CoiError, UsageError
+from coi.errors import CoiError, ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from coi.api import Tool
+    from coi.cli.context import Context
     from coi.tools.manager import Registered
 
 app = typer.Typer(cls=Group, add_completion=False)
@@ -58,14 +60,18 @@ def info(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The tool.", show_default=False)],
     format_: _Format = "text",
 ) -> None:
-    """Show one tool: executable, state, credentials, and where it comes from.
+    """Show one tool: executable, state, where it comes from, and what would go in now.
+
+    Of the host's files and variables nothing is shown but whether they would.
 
     Example: coi tool info claude
     """
     _check_format(format_)
     context = context_of(ctx)
     context.manager.get(name)  # raises with the names there are
-    data = as_data(context.manager.tools[name])
+    registered = context.manager.tools[name]
+    data = as_data(registered)
+    data.update(goes_in(context, registered.tool))
     if format_ == "json":
         context.output.data(data)
     else:
@@ -122,7 +128,7 @@ def _next_steps(name: str, where: Path) -> str:
 
 def as_data(registered: Registered) -> dict[str, Any]:
     """What both commands show of a tool; keys are added, never renamed."""
-    from coi.tools.prepare import host_files
+    from coi.tools.credentials import host_files, is_credential
 
     tool = registered.tool
     data: dict[str, Any] = {
@@ -135,10 +141,15 @@ def as_data(registered: Registered) -> dict[str, Any]:
         "state_exclude": list(tool.state_exclude),
         "credentials": list(tool.secrets),
         "host_files": [],
+        "host_variables": [{"name": name} for name in tool.host_variables],
     }
     try:
         data["host_files"] = [
-            {"source": wanted.source, "target": wanted.target, "credential": wanted.secret}
+            {
+                "source": wanted.source,
+                "target": wanted.target,
+                "credential": is_credential(tool, wanted),
+            }
             for wanted in host_files(tool, os.environ)
         ]
     except CoiError as error:
@@ -146,25 +157,90 @@ def as_data(registered: Registered) -> dict[str, Any]:
     return data
 
 
+def goes_in(context: Context, tool: Tool) -> dict[str, Any]:
+    """What of the host would go in, were a session started now: never a content.
+
+    A file is present, absent, refused (and why) or kept out; a variable is set, unset
+    or kept out.
+
+    Raises:
+        ConfigError: the configuration names a credential that the tool does not have.
+    """
+    from coi.tools.credentials import host_access, seen_files
+
+    config = context.loaded.config
+    environment = dict(os.environ)
+    try:
+        access = host_access(
+            tool,
+            config.tool.options.get(tool.name, {}),
+            enabled=config.defaults.mount_claude_config,
+            host_environment=environment,
+        )
+        files = seen_files(tool, access, host_home=Path.home(), host_environment=environment)
+    except ConfigError:
+        raise
+    except CoiError as error:
+        return {"error": f"{error.brief}: {error.details}"}
+    return {
+        "host_files": [
+            {
+                "source": seen.wanted.source,
+                "target": seen.wanted.target,
+                "credential": seen.credential,
+                "status": seen.status,
+                "reason": seen.reason or None,
+            }
+            for seen in files
+        ],
+        "host_variables": [
+            {
+                "name": name,
+                "status": "kept out"
+                if not access.allows(name)
+                else "set"
+                if name in access.variables
+                else "unset",
+            }
+            for name in tool.host_variables
+        ],
+    }
+
+
 def as_text(data: dict[str, Any]) -> str:
     """A tool's data as indented lines."""
-    files = [
-        _home(wanted["source"]) + (" (credential)" if wanted["credential"] else "")
-        for wanted in data["host_files"]
-    ]
+    files = [_file(wanted) for wanted in data["host_files"]]
+    variables = [_with(wanted["name"], wanted.get("status")) for wanted in data["host_variables"]]
+    separator = (
+        ",\n" + " " * 15 if any("status" in wanted for wanted in data["host_files"]) else ", "
+    )
     rows = [
         ("Title", data["title"]),
         ("Binary", data["binary"]),
         ("From", f"{data['distribution']} ({data['origin']})"),
         ("State", ", ".join(map(_home, data["state"]))),
         ("Credentials", ", ".join(map(_home, data["credentials"]))),
-        ("Host files", ", ".join(files)),
+        ("Host files", separator.join(files)),
+        ("Variables", separator.join(variables)),
     ]
     if "error" in data:
         rows.append(("Error", data["error"]))
     return "\n".join(
         [f"{data['name']}:", *(f"  {label + ':':<13}{value or '-'}" for label, value in rows)]
     )
+
+
+def _file(wanted: dict[str, Any]) -> str:
+    notes = ["credential"] if wanted["credential"] else []
+    status = wanted.get("status")
+    if status:
+        notes.append(f"{status}: {wanted['reason']}" if wanted["reason"] else status)
+    return _with(_home(wanted["source"]), *notes)
+
+
+def _with(text: str, *notes: str | None) -> str:
+    shown = ", ".join(note for note in notes if note)
+    return f"{text} ({shown})" if shown else text
 
 
 def _home(path: str) -> str:

@@ -14,6 +14,8 @@ from coi.config.model import Name
 from coi.config.text import printable
 
 MAX_OPTION_DEPTH = 8  # tables within a [tool.<name>] table
+MAX_CREDENTIAL = 1024  # characters
+CREDENTIALS = "credentials"  # the key of a [tool.<name>] table that is coi's own
 NETWORK_BACKENDS = ("auto", "bridge", "ovn", "nic")
 NETWORK_MODES = ("open", "restricted", "allowlist")  # each stricter than the one before
 
@@ -287,6 +289,12 @@ def options(prefix: Name, table: Mapping[str, Any]) -> dict[Name, Any]:
     found: dict[Name, Any] = {}
     for key, value in table.items():
         name = (*prefix, key)
+        if name[2:] == (CREDENTIALS,):
+            try:
+                found[name] = sequence("an array of credentials", credential).check(value)
+            except Wrong as error:
+                raise Wrong(f"{printable(dotted(name), 120)} {error}") from None
+            continue
         if isinstance(value, dict):
             if len(name) > MAX_OPTION_DEPTH:
                 raise Wrong(f"{printable(dotted(name), 120)}: tables are nested too deeply")
@@ -313,6 +321,13 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, float) and value - value == 0:
         return value
     raise wrong("a string, a finite number, true, false, an array or a table", value)
+
+
+def credential(value: Any) -> str:
+    """The name of a credential of a tool: a path below the home, or a variable's name."""
+    if isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_CREDENTIAL:
+        return value.removeprefix("~/")
+    raise wrong("a file's path below the home or a variable's name", value)
 
 
 IMAGE = text(

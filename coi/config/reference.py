@@ -49,7 +49,7 @@ session can write to it. Until `coi trust` approves it, it may make a session
 narrower than your own configuration (layers 1 to 3) and choose among the tools
 you have; the other keys wait, and coi says which. The column *unapproved* below
 tells what such a file may do with each key. Profiles and `[tool.<name>]` tables
-of an unapproved file always wait.
+of an unapproved file always wait, but for `credentials`, which it may shorten.
 
 `coi trust` shows the file and what it would set, and asks. The approval is for
 these exact bytes at this path: after any change the file waits again. Approvals
@@ -63,7 +63,28 @@ valid TOML is an error.
 
 _TOOL = """
 A `[tool.<name>]` table holds the options of that tool; its plugin defines them.
-Tables within it merge key by key; at most eight levels, no dates.
+Tables within it merge key by key; at most eight levels, no dates. One of its keys
+is coi's own:
+
+| key | type | default | variable | unapproved | meaning |
+|---|---|---|---|---|---|
+| `credentials` | an array of files and variables | not set: all that the tool declares | none \
+| only those of them that may go in otherwise | Which of the tool's credentials go in; `[]` \
+keeps every one out. |
+
+A credential is a file of the host that holds one, named by its path below the home
+(`.claude/.credentials.json`), or a variable of the host (`ANTHROPIC_API_KEY`); an
+address that a key is for counts as one. `coi tool info NAME` shows them, and which
+would go in now. A name that the tool does not have is an error. Each is read from the
+host afresh at every start and resume, variables that are empty count as not set, and
+`--env` wins over them. What is refreshed inside stays inside. Settings of the tool that
+hold no credential go in whatever is listed; of a file that holds both, `.claude.json`,
+the settings do. `mount_claude_config = false` keeps all of it out.
+
+```toml
+[tool.claude]
+credentials = ["ANTHROPIC_API_KEY"]   # the key, and no login
+```
 """
 
 _PROFILES = """

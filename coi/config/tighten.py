@@ -13,7 +13,8 @@ whatever its value. Some that may look harmless and still wait:
 - ``defaults.persistent``: true keeps what a session leaves behind for the
   next one, false deletes a container that the user meant to keep.
 - ``tool.binary``, ``[tool.<name>]``, environment, ``[profiles.*]``: they
-  decide what runs and where the tool's requests go (ANTHROPIC_BASE_URL).
+  decide what runs and where the tool's requests go (ANTHROPIC_BASE_URL). Of
+  ``[tool.<name>]`` only ``credentials`` may be said: fewer than otherwise.
 - ``incus.*``, ``paths.*``, ``mounts.*``, ``ports.*``, ``build.*``, ``network.logging``:
   they name things of the host.
 
@@ -27,7 +28,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coi.config.kinds import NETWORK_MODES
+from coi.config.kinds import CREDENTIALS, NETWORK_MODES
 from coi.config.model import Name
 
 WITHHELD: Any = object()
@@ -65,6 +66,11 @@ def stricter(current: Any, wanted: Any) -> Any:
 def subset(current: Any, wanted: Any) -> Any:
     """only those of them that the user's configuration has"""
     return tuple(entry for entry in wanted if entry in current)
+
+
+def fewer(current: Any, wanted: Any) -> Any:
+    """only those of them that may go in otherwise"""
+    return wanted if current is None else subset(current, wanted)
 
 
 def any_of_them(_current: Any, wanted: Any) -> Any:
@@ -112,6 +118,13 @@ UNTRUSTED: Mapping[str, Rule] = {
 """Dotted key to the rule of what an unapproved file may do with it."""
 
 
+def rule_of(name: Name) -> Rule | None:
+    """What an unapproved file may do with a key; None: it waits."""
+    if name[0] == "tool" and name[2:] == (CREDENTIALS,):
+        return fewer
+    return UNTRUSTED.get(".".join(name))
+
+
 def admit(
     values: Mapping[Name, Any], current: Mapping[Name, Any]
 ) -> tuple[dict[Name, Any], list[Name]]:
@@ -130,8 +143,8 @@ def admit(
     for name, wanted in values.items():
         if name in current and same(wanted, current[name]):
             continue
-        rule = UNTRUSTED.get(".".join(name))
-        value = rule(current[name], wanted) if rule else WITHHELD
+        rule = rule_of(name)
+        value = rule(current.get(name), wanted) if rule else WITHHELD
         if value is not WITHHELD:
             admitted[name] = value
         if value is WITHHELD or not same(value, wanted):

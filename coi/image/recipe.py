@@ -15,6 +15,7 @@ from pathlib import Path
 
 from coi.api import ImageContext, Tool
 from coi.image.host import NPM_REGISTRY, HostSettings
+from coi.tools.calls import call, fault
 
 VERSION = 1  # raise when an image that exists must be built again
 NODE_OLDEST = 20  # below that tools do not run
@@ -170,13 +171,20 @@ def steps(inputs: Inputs, image: ImageContext) -> list[Step]:
 
 
 def tool_step(tool: Tool, image: ImageContext) -> Step:
-    """A plugin's own installation, and the check that its binary is there."""
+    """A plugin's own installation, and the check that its binary is there.
+
+    Raises:
+        CoiError: the plugin failed.
+    """
+    install = call(tool, "install", image)
+    if not isinstance(install, str) or "\0" in install:
+        raise fault(tool, "install", "it returned no script")
     body = "\n".join(
         [
             # Its variables and its exit stay its own.
             "(",
             "[ ! -r /etc/profile.d/coi.sh ] || . /etc/profile.d/coi.sh",
-            tool.install(image),
+            install,
             ")",
             f"user={shlex.quote(image.user)} binary={shlex.quote(tool.binary)}",
             'if ! setpriv --reuid="$user" --regid="$user" --init-groups '

@@ -3,35 +3,66 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from coi.api import Launch
-from coi.errors import CoiError
+from coi.api import Launch, Tool
+from coi.config.kinds import CREDENTIALS
+from coi.config.model import Defaults
+from coi.errors import CoiError, NotFoundError
 from coi.incus.process import Process, memory_file, read_all
 from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.model import Engine, Session, StartRequest
 from coi.session.naming import tmux_session
 from coi.session.state import TarState
-from coi.tools.prepare import find_session_id, prepare
+from coi.tools.prepare import find_session_id, host_access, prepare
 from coi.workspace.directory import INSIDE
 
+DEFAULT_IMAGE = Defaults.image
 ATTACH_WAIT = 60.0  # seconds that the terminal waits for tmux to be there
 
 
-def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
-    """Send in what the tool needs and start it; the caller waits for the result."""
+@dataclass(frozen=True)
+class Load:
+    """What goes in before the tool starts.
+
+    Attributes:
+        state: the saved state's tar, which comes first.
+        packed: a tar of everything else; the launcher is its last file.
+    """
+
+    state: Path | None
+    packed: bytes = field(repr=False)
+
+
+def load(engine: Engine, session: Session, request: StartRequest) -> Load:
+    """Gather what a start of the session's tool needs.
+
+    Raises:
+        ConfigError: the configuration names a credential that there is none of.
+        CoiError: the plugin failed.
+    """
+    tool = session.tool
     saved = session.saved
     state_path = saved.state_path if saved else None
     state = TarState(state_path) if state_path else None
-    tool_id = find_session_id(session.tool, state, session.id) if state else None
-    chosen = engine.config.tool
-    binary = chosen.binary if chosen.name == session.tool.name else ""
-    options = dict(chosen.options.get(session.tool.name, {}))
+    tool_id = find_session_id(tool, state, session.id) if state else None
+    options = dict(engine.config.tool.options.get(tool.name, {}))
+    host_environment = dict(os.environ)
+    access = host_access(
+        tool,
+        options,
+        enabled=engine.config.defaults.mount_claude_config,
+        host_environment=host_environment,
+    )
+    options.pop(CREDENTIALS, None)
+    given = {**access.variables, **request.environment}
     launch = Launch(
         session_id=session.id,
         resume=saved is not None,
@@ -40,28 +71,40 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
         workspace=INSIDE,
         home=session.user.home,
         root=session.user.root,
-        environment=request.environment,
+        environment=given,
         options=options,
-        binary=binary or session.tool.binary,
+        binary=binary_of(engine, tool),
+        prompt=request.prompt,
     )
     prepared = prepare(
-        session.tool,
+        tool,
         launch,
         host_home=Path.home(),
-        host_environment=os.environ,
+        host_environment=host_environment,
         saved=state or _earlier_state(engine, session),
-        with_host_files=engine.config.defaults.mount_claude_config,
+        with_host_files=access.files,
+        credentials=access.names,
     )
     for notice in prepared.notices:
         engine.report(notice)
-    environment = {
-        "IS_SANDBOX": "1",
-        **prepared.environment,
-        **request.environment,
-    }
     files = [(file.path, file.data, file.mode) for file in prepared.files]
-    files += inside.files_for(environment, None if request.debug else prepared.command)
-    packed = inside.pack(files)
+    files += inside.files_for(
+        {"IS_SANDBOX": "1", **prepared.environment, **given},
+        None if request.debug else prepared.command,
+        attended=not request.prompt,
+    )
+    return Load(state_path, inside.pack(files))
+
+
+def binary_of(engine: Engine, tool: Tool) -> str:
+    """The tool's executable inside: its own, or the configured one."""
+    chosen = engine.config.tool
+    return (chosen.binary if chosen.name == tool.name else "") or tool.binary
+
+
+def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
+    """Send in what the tool needs and start it; the caller waits for the result."""
+    loaded = load(engine, session, request)
     columns, lines = request.size
     if request.tmux:
         command = inside.start_tmux(session.user, tmux_session(session.instance), columns, lines)
@@ -69,7 +112,37 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
         command = inside.unpack(session.user)
     command = with_hosts(session.hosts, *command)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
-    return Starting(lambda errors: _spawn_fed(engine, args, state_path, packed, errors))
+    return Starting(lambda errors: _spawn_fed(engine, args, loaded.state, loaded.packed, errors))
+
+
+def no_tool(engine: Engine, session: Session) -> NotFoundError:
+    """The error for an image without the tool, and the command that adds it.
+
+    The image is asked for the tools that it has: one more call, in this case alone.
+    """
+    from coi.incus.images import Images
+
+    image, name = session.image, session.tool.name
+    binary = binary_of(engine, session.tool)
+    found = None
+    with suppress(CoiError):
+        found = Images(engine.client).find(image)
+    has = (found.properties.get("coi.tools", "") if found else "").split(",")
+    names = [tool for tool in dict.fromkeys([*has, name]) if tool]
+    build = f"coi build --tools {','.join(names)} --force"
+    if image != DEFAULT_IMAGE:
+        build += f" --image {shlex.quote(image)}"
+    if binary != session.tool.binary:
+        return NotFoundError(
+            f"{binary} is not in the image {image}",
+            details=f"tool.binary of the configuration names it, in place of {session.tool.binary}",
+            hint="coi config show --origin tells which file says so",
+        )
+    return NotFoundError(
+        f"{name} is not in the image {image}",
+        details=f"there is no {binary} on its PATH",
+        hint=f"{build}  (or --image NAME, one that has it)",
+    )
 
 
 def _earlier_state(engine: Engine, session: Session) -> TarState | None:
@@ -152,6 +225,8 @@ class Starting:
         if exit_code == 0:
             self.succeeded = True
             return
+        if exit_code == inside.NO_TOOL:
+            raise no_tool(engine, session)
         meaning = inside.MEANING.get(exit_code)
         if meaning:
             raise CoiError(

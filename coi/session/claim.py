@@ -7,7 +7,8 @@ tmux (coi.session.begin), and attach (coi.session.attach).
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
 from coi.incus.shield import shielded
 from coi.session.body import instance_body, with_workspace
-from coi.session.model import Session, from_instance, identity, is_session, number
-from coi.session.naming import instance_name, new_session_id
+from coi.session.model import Session, from_instance, identity, is_headless, is_session, number
+from coi.session.naming import instance_name, new_session_id, workspace_id
 from coi.session.network import NIC, on_ground, unfenced
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from coi.session.store import SavedSession
 
 _OURS = ("mount", "port")  # how the names of devices of a start begin
+_RESUME_WAIT = 60.0  # seconds that another coi has to claim what it resumes
 
 
 class Undo:
@@ -82,8 +84,31 @@ def claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
 def _claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     if request.resume is None and not request.persistent and not request.slot:
         return _claim_any(engine, request, undo)
+    with _alone(engine, request):
+        return _claim_certain(engine, request, undo)
+
+
+@contextmanager
+def _alone(engine: Engine, request: StartRequest) -> Iterator[None]:
+    """Two that resume the same session at once would save it over each other: the second
+    is to see the first one's container."""
+    if request.resume is None:
+        yield
+        return
+    lock = engine.lock(f"resume-{engine.prefix}{workspace_id(request.workspace.path)}")
+    lock.acquire(_RESUME_WAIT)
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
+
+
+def _claim_certain(engine: Engine, request: StartRequest, undo: Undo) -> Session:
+    """A certain slot, session or container."""
     rows = _listed(engine)
     running, saved = _resume_target(engine, request, rows)
+    if running is not None and (request.prompt or is_headless(running)):
+        raise _busy(running)
     if running is not None:
         engine.report(f"Session {running.coi('session-id')} is still running in {running.name}")
         session = from_instance(engine, running, attached=True)
@@ -98,6 +123,20 @@ def _claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
             return reused
     taken = {row.name for row in rows}
     return _claim_new(engine, request, undo, session_id, saved, taken)
+
+
+def _busy(row: Instance) -> RefusedError:
+    """The error for a session that nobody else can go on with now."""
+    name, session_id = row.name, row.coi("session-id")
+    if is_headless(row):
+        return RefusedError(
+            f"session {session_id} is at work on a prompt in {name}",
+            hint=f"coi list shows when it has ended; coi kill {name} ends it, unsaved",
+        )
+    return RefusedError(
+        f"session {session_id} is still running in {name}",
+        hint=f"coi attach {name}, or: coi tmux send {name} 'TEXT'",
+    )
 
 
 def _claim_any(engine: Engine, request: StartRequest, undo: Undo) -> Session:
@@ -235,7 +274,8 @@ def _resume_target(
     for row in active:
         if latest and row.coi("session-id") == latest.id:
             return row, None
-    unsaved = max(active, key=lambda row: row.created_at, default=None)
+    attended = (row for row in active if not is_headless(row))
+    unsaved = max(attended, key=lambda row: row.created_at, default=None)
     if unsaved and (latest is None or unsaved.created_at > latest.saved_at):
         return unsaved, None
     if latest is None:
@@ -325,6 +365,7 @@ def _session(
         created=True,
         saved=saved,
         hosts=request.ground.hosts,
+        headless=bool(request.prompt),
     )
 
 

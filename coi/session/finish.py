@@ -23,12 +23,14 @@ from coi.incus.process import read_all
 from coi.incus.shield import shielded
 from coi.session import inside
 from coi.session.body import RUN
+from coi.session.inside import Saving
 from coi.session.model import (
     REMOVING,
     SAVED,
     Engine,
     Session,
     from_instance,
+    is_headless,
     is_session,
 )
 from coi.session.state import (
@@ -64,8 +66,11 @@ class ExecFailedError(CoiError):
     """``incus exec`` itself failed: the command inside did not run, or was cut off."""
 
 
-def finish(engine: Engine, session: Session) -> Outcome:
+def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) -> Outcome:
     """Save a session after its terminal has ended, and tidy up.
+
+    Args:
+        how: anything but RUNNING ends the session, and the container goes.
 
     Raises:
         CoiError: the state could not be saved; the instance is kept.
@@ -75,7 +80,11 @@ def finish(engine: Engine, session: Session) -> Outcome:
     exec_deadline = time.monotonic() + EXEC_DEADLINE
     while True:
         try:
-            save_running(engine, session)
+            save_running(engine, session, how=how)
+            if how is not Saving.RUNNING:
+                dismiss(engine, session.instance)
+        except MissingError:
+            row = None
         except StoppingError:
             row = _wait_stopped(engine, session.instance, deadline)
         except ExecFailedError:
@@ -87,6 +96,9 @@ def finish(engine: Engine, session: Session) -> Outcome:
                 continue
         else:
             engine.report("Session data saved")
+            if how is not Saving.RUNNING:
+                engine.report("Container removed")
+                return Outcome.REMOVED
             engine.report(f"Container kept running: coi attach {session.instance}")
             return Outcome.RUNNING
         if row is None or row.coi("state") == REMOVING:
@@ -187,9 +199,17 @@ def _start_to_save(engine: Engine, session: Session, *, keep: bool) -> None:
 
 
 def save_running(
-    engine: Engine, session: Session, *, stopping_is_final: bool = True
+    engine: Engine,
+    session: Session,
+    *,
+    stopping_is_final: bool = True,
+    how: Saving = Saving.RUNNING,
 ) -> SavedSession | None:
     """Save the state of a running instance.
+
+    Args:
+        stopping_is_final: an instance that shuts down is not read.
+        how: what else is done inside.
 
     Returns:
         what was saved; None when there was nothing and nothing was saved before.
@@ -200,8 +220,8 @@ def save_running(
     """
     store = engine.store
     with store.writing(session.tool.name, session.id) as pending:
-        summary = _read_state(engine, session, pending.file, final=stopping_is_final)
-        if not summary.files and not pending.earlier:
+        summary = _read_state(engine, session, pending.file, final=stopping_is_final, how=how)
+        if summary is None or (not summary.files and not pending.earlier):
             return None
         return pending.commit(
             SavedSession(
@@ -223,11 +243,19 @@ def save_running(
         )
 
 
-def _read_state(engine: Engine, session: Session, target: IO[bytes], *, final: bool) -> Summary:
-    """Stream the state out of the instance and through the filter into ``target``."""
+def _read_state(
+    engine: Engine, session: Session, target: IO[bytes], *, final: bool, how: Saving
+) -> Summary | None:
+    """Stream the state out of the instance and through the filter into ``target``.
+
+    Returns:
+        what it is; None where there is none because no tool was started.
+    """
     tool = session.tool
     args = engine.instances.exec_args(
-        session.instance, inside.save(session.user, tool.state, max_file=MAX_FILE), cwd="/"
+        session.instance,
+        inside.save(session.user, tool.state, max_file=MAX_FILE, how=how),
+        cwd="/",
     )
     problem: StateError | None = None
     summary = Summary()
@@ -262,6 +290,8 @@ def _read_state(engine: Engine, session: Session, target: IO[bytes], *, final: b
         os.close(errors)
     if exit_code == inside.STOPPING and final:
         raise StoppingError(f"{session.instance} is shutting down")
+    if exit_code == inside.NOT_BEGUN and how is Saving.BEGUN:
+        return None
     if isinstance(problem, StateLimitError) or (problem and exit_code == 0):
         raise problem
     if exit_code != 0:
@@ -297,7 +327,8 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
 
             gone |= {row.name} if over(engine, row) else set()
             continue
-        if not row.stopped or not engine.attends(row):
+        alone = row.running and is_headless(row)  # if nobody has its lock
+        if not (row.stopped or alone) or not engine.attends(row):
             continue
         lock = engine.lock(row.name)
         if row.coi("state") == REMOVING:
@@ -309,10 +340,7 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
             continue
         removed = False
         try:
-            engine.report(f"Recovering session {row.coi('session-id')} of {row.name}")
-            session = from_instance(engine, row, attached=False)
-            keep = row.coi("persistent") == "true"
-            removed = finish_stopped(engine, session, keep=keep) is Outcome.REMOVED
+            removed = _recover(engine, row)
         except MissingError:
             removed = True  # somebody else was faster
         except CoiError as error:
@@ -322,6 +350,20 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
         if removed:
             gone.add(row.name)
     return gone
+
+
+def _recover(engine: Engine, row: Instance) -> bool:
+    """Finish one whose lock was free; whether its instance is no more."""
+    if row.running:  # its coi may have ended it since the instances were listed
+        now = engine.instances.find(row.name)
+        if now is None or not is_session(now) or now.coi("session-id") != row.coi("session-id"):
+            return True
+    engine.report(f"Recovering session {row.coi('session-id')} of {row.name}")
+    session = from_instance(engine, row, attached=False)
+    if row.running:
+        return finish(engine, session, how=Saving.BEGUN) is not Outcome.KEPT
+    keep = row.coi("persistent") == "true"
+    return finish_stopped(engine, session, keep=keep) is Outcome.REMOVED
 
 
 def _wait_stopped(engine: Engine, name: str, deadline: float) -> Instance | None:

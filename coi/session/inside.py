@@ -10,6 +10,7 @@ import io
 import shlex
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 
 from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import SessionUser
@@ -26,13 +27,24 @@ NO_PROGRAM = 94
 NO_TMUX = 95
 NO_SESSION = 96
 NO_HOSTS = 97
+NO_TOOL = 98
 STOPPING = 75
+NOT_BEGUN = 76
 
 # What the client says when the daemon could not fork into the container: seen in one of
 # ten starts on a busy machine while the init inside sets itself up. Nothing has run then.
 NOT_ENTERED = "Failed to retrieve PID of executing child process"
 ENTER_DEADLINE = 10.0  # seconds to go on trying
 ENTER_POLL = 0.03  # seconds between two tries
+
+
+class Saving(Enum):
+    """What a save does besides."""
+
+    RUNNING = "running"  # nothing: the session goes on, or does not run
+    LAST = "last"  # everything inside is killed first
+    BEGUN = "begun"  # the same, if the tool was started at all
+
 
 MEANING = {
     NO_USER: "the image has no user for sessions",
@@ -42,6 +54,7 @@ MEANING = {
     NO_TMUX: "tmux could not be started",
     NO_SESSION: "there is no tmux session",
     NO_HOSTS: "the names of the allowlist could not be written to /etc/hosts",
+    NO_TOOL: "the image lacks the tool",
 }
 
 # Arguments: user uid gid home; standard input: a tar of files for the home; then
@@ -75,16 +88,18 @@ exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 """
 
-_UNPACK = r"""
+# The launcher is among what comes last in the stream.
+UNPACK = r"""
 umask 077
 cd "$HOME" && tar -x -i -p -f - || exit 93
 chmod 700 .coi
+umask 022
+bash "$HOME/.coi/launch" check </dev/null || exit 98
 """
 
 _START_TMUX = (
-    _UNPACK
+    UNPACK
     + r"""
-umask 022
 command -v tmux >/dev/null || exit 95
 export TMUX_TMPDIR="$HOME/.coi"
 tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
@@ -120,14 +135,18 @@ exec tmux attach-session -t "=$1"
 """
 )
 
-# Arguments: home, maximum file size in KiB, then the state's paths. Writes a tar.
+# Arguments: home, maximum file size in KiB, a value of Saving, then the state's paths.
+# Writes a tar. Where it is the last one nothing runs beside it, whatever it was forked
+# from: kill(2) with -1 spares init and the caller alone.
 _SAVE = (
     _STOPPING
     + r"""
 set -u
-home=$1 limit=$2; shift 2
+home=$1 limit=$2 how=$3; shift 3
 stopping && exit 75
 cd "$home" || exit 91
+[ "$how" != begun ] || [ -e .coi/launch ] || exit 76
+[ "$how" = running ] || kill -s KILL -- -1 2>/dev/null
 for p do shift; [ -e "$p" ] && [ ! -L "$p" ] && set -- "$@" "./$p"; done
 [ $# -gt 0 ] || { tar -c -f - -T /dev/null; exit; }
 find "$@" -type f -size "+${limit}k" -exec printf 'too large: %s\n' {} + >&2
@@ -162,7 +181,7 @@ def start_tmux(user: SessionUser, session: str, columns: int, lines: int) -> lis
 
 def unpack(user: SessionUser) -> list[str]:
     """Unpack standard input into the home."""
-    return become(user, "sh", "-c", _UNPACK, "coi")
+    return become(user, "sh", "-c", UNPACK, "coi")
 
 
 def attach(session: str, *, wait: float = 0.0) -> list[str]:
@@ -174,9 +193,11 @@ def attach(session: str, *, wait: float = 0.0) -> list[str]:
     return ["sh", "-c", _ATTACH, "coi", session, str(int(wait / 0.02))]
 
 
-def save(user: SessionUser, roots: Sequence[str], *, max_file: int) -> list[str]:
+def save(
+    user: SessionUser, roots: Sequence[str], *, max_file: int, how: Saving = Saving.RUNNING
+) -> list[str]:
     """Write a tar of the state to standard output, for an exec as root."""
-    return ["sh", "-c", _SAVE, "coi", user.home, str(max_file >> 10), *roots]
+    return ["sh", "-c", _SAVE, "coi", user.home, str(max_file >> 10), how.value, *roots]
 
 
 def environment_file(variables: Mapping[str, str]) -> bytes:
@@ -187,15 +208,24 @@ def environment_file(variables: Mapping[str, str]) -> bytes:
     return (head + "".join(lines)).encode("utf-8", "surrogateescape")
 
 
-def launcher(command: Sequence[str] | None) -> bytes:
+def launcher(command: Sequence[str] | None, *, attended: bool = True) -> bytes:
     """``.coi/launch``: what the tmux session runs: the tool, then a shell.
+
+    With the argument ``check`` it only tells whether the tool's program is there.
 
     Args:
         command: the tool's argv; None for a shell alone (``--debug``).
+        attended: False ends with the tool, which has nothing on its standard input.
     """
     lines = ["#!/bin/bash", '. "$HOME/.coi/env"', f"cd {INSIDE}"]
-    if command is not None:
-        name = shlex.quote(command[0])
+    name = "bash" if command is None else shlex.quote(command[0])
+    lines.append(f'[ "${{1-}}" != check ] || {{ type -P -- {name} >/dev/null; exit; }}')
+    if command is not None and not attended:
+        # bash itself has nothing to say of how the tool ends. What is written at the very
+        # end is lost at times (Incus 6.0.4, under load).
+        lines += ["exec 3>&2 2>/dev/null", f"{shlex.join(command)} </dev/null 2>&3 3>&-"]
+        lines += ["status=$?", "sleep 0.1", "exit $status"]
+    elif command is not None:
         lines += [
             shlex.join(command),
             "status=$?",
@@ -203,18 +233,19 @@ def launcher(command: Sequence[str] | None) -> bytes:
             f' {name} "$status"',
             "printf 'sudo poweroff ends the session; Ctrl-b d leaves it running.\\n'",
         ]
-    lines.append("exec bash")
+    if attended:
+        lines.append("exec bash")
     return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
 
 def files_for(
-    environment: Mapping[str, str], command: Sequence[str] | None
+    environment: Mapping[str, str], command: Sequence[str] | None, *, attended: bool = True
 ) -> list[tuple[str, bytes, int]]:
     """coi's own files for the home: (path, content, mode)."""
     return [
         (f"{DIRECTORY}/env", environment_file(environment), 0o600),
-        (f"{DIRECTORY}/launch", launcher(command), 0o700),
         (f"{DIRECTORY}/tmux.conf", _TMUX_CONF.encode(), 0o600),
+        (f"{DIRECTORY}/launch", launcher(command, attended=attended), 0o700),
     ]
 
 

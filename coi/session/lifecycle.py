@@ -12,8 +12,9 @@ from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.session.body import RUN
-from coi.session.finish import Outcome, dismiss, finish_stopped
-from coi.session.model import REMOVING, Engine, from_instance, is_session
+from coi.session.finish import Outcome, dismiss, finish, finish_stopped
+from coi.session.inside import Saving
+from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
 from coi.session.run import going, ours
 
 _POLL = 0.05  # seconds
@@ -90,6 +91,8 @@ def persist(engine: Engine, row: Instance) -> None:
     """
     if not is_session(row):
         raise CoiError(f"{row.name} is not a session", hint="coi list")
+    if is_headless(row):
+        raise CoiError(f"{row.name} answers a prompt, and goes with its answer")
     engine.instances.update(row.name, config={f"{CONFIG_PREFIX}persistent": "true"})
 
 
@@ -193,7 +196,7 @@ def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Lefto
         lock.release(remove=not known)
         if row.coi("state") == REMOVING:
             result.append(Leftover("container", row.name, "half deleted"))
-        elif row.coi("state") == RUN:
+        elif row.coi("state") == RUN or (is_headless(row) and row.running):
             result.append(Leftover("container", row.name, "its coi is gone"))
         elif row.stopped and (row.coi("persistent") != "true" or everything):
             result.append(Leftover("container", row.name, "stopped"))
@@ -231,6 +234,8 @@ def clean(engine: Engine, item: Leftover) -> None:
             if row is not None and is_session(row) and row.stopped:
                 session = from_instance(engine, row, attached=False)
                 finish_stopped(engine, session, keep=False)
+            elif row is not None and is_headless(row) and row.running:
+                finish(engine, from_instance(engine, row, attached=False), how=Saving.BEGUN)
             elif row is not None and row.running and row.coi("state") in (REMOVING, RUN):
                 dismiss(engine, row.name)
             elif row is not None and not row.stopped:

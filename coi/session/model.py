@@ -82,6 +82,7 @@ class StartRequest:
         ground: what that has become (:func:`coi.session.claim.claim` sees to it).
         debug: a shell instead of the tool.
         tmux: False runs the tool on the terminal itself.
+        prompt: what the tool is to answer without a terminal; '' for a session with one.
     """
 
     workspace: Workspace
@@ -99,6 +100,7 @@ class StartRequest:
     size: tuple[int, int] = (80, 24)
     debug: bool = False
     tmux: bool = True
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Session:
         attached: the tool already runs: only attach.
         saved: the saved state that it resumes.
         hosts: lines for /etc/hosts inside; None leaves it alone.
+        headless: the tool answers a prompt, and the session ends with it.
     """
 
     id: str
@@ -126,6 +129,7 @@ class Session:
     attached: bool = False
     saved: SavedSession | None = None
     hosts: tuple[str, ...] | None = None
+    headless: bool = False
 
 
 def identity(session: Session) -> dict[str, str]:
@@ -149,12 +153,19 @@ def identity(session: Session) -> dict[str, str]:
         "version": __version__,
         "state": "session",
     }
+    if session.headless:
+        values["headless"] = "true"
     return {CONFIG_PREFIX + key: str(value) for key, value in values.items()}
 
 
 def is_session(row: Instance) -> bool:
     """Whether an instance is a session of coi that is not being deleted."""
     return bool(row.coi("session-id")) and row.coi("state") != REMOVING
+
+
+def is_headless(row: Instance) -> bool:
+    """Whether an instance is a session that answers a prompt: nobody can attach to it."""
+    return is_session(row) and row.coi("headless") == "true"
 
 
 def belongs_to(row: Instance, uid: int) -> bool:
@@ -186,4 +197,5 @@ def from_instance(engine: Engine, row: Instance, *, attached: bool) -> Session:
         image=row.coi("image"),
         lock=engine.lock(row.name),
         attached=attached,
+        headless=row.coi("headless") == "true",
     )

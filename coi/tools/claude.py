@@ -80,6 +80,12 @@ class Claude(Tool):
     secret_keys: Mapping[str, tuple[str, ...]] = {
         ".claude.json": ("primaryApiKey", "customApiKeyResponses")
     }
+    host_variables = (
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_BASE_URL",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+    )
 
     def install(self, image: ImageContext) -> str:
         """The registry's package for the architecture holds one executable that needs no node."""

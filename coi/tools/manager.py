@@ -20,7 +20,8 @@ from typing import Any
 from coi import __version__
 from coi.api import Tool
 from coi.errors import Interrupted, NotFoundError
-from coi.tools.check import tool_fault
+from coi.tools.calls import describe
+from coi.tools.check import UnsoundError, sound
 from coi.tools.discover import EntryPoint, entry_points
 from coi.tools.hookspec import ENTRY_POINT_GROUP, plugin_manager
 
@@ -154,10 +155,10 @@ class Manager:
         title = f"{point.name} ({point.distribution})"
         builtin = point in self._builtin
         if not self._disabled.isdisjoint((point.name, point.distribution.split(" ")[0])):
-            self._problems.append(Problem(title, f"disabled by {DISABLED_VARIABLE}"))
+            self._skip(title, f"disabled by {DISABLED_VARIABLE}")
             return
         if not builtin and (point.name in BUILTIN or point.value in BUILTIN.values()):
-            self._problems.append(Problem(title, f"{point.name!r} is a built-in tool's name"))
+            self._skip(title, f"{point.name!r} is a built-in tool's name")
             return
         if point.value in self._done:
             return
@@ -170,12 +171,26 @@ class Manager:
         except (KeyboardInterrupt, Interrupted):
             raise
         except BaseException as error:  # a SystemExit of a plugin is not ours
-            self._problems.append(Problem(title, describe(error)))
+            self._skip(title, describe(error))
             return
         if not offered:
-            self._problems.append(Problem(title, "it registered no tool"))
+            self._skip(title, "it registered no tool")
         for tool in offered:
-            self._take(tool, point, title, builtin=builtin)
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    checked = sound(tool)
+            except UnsoundError as error:
+                self._skip(title, str(error))
+            except (KeyboardInterrupt, Interrupted):
+                raise
+            except BaseException as error:  # an attribute may be a property that fails
+                self._skip(title, f"an attribute cannot be read: {describe(error)}")
+            else:
+                self._take(checked, point, title, builtin=builtin)
+
+    def _skip(self, title: str, reason: str) -> None:
+        """Note a problem, on one line whatever the plugin had to say."""
+        self._problems.append(Problem(" ".join(title.split()), " ".join(reason.split())[:400]))
 
     def _call_hook(self, point: EntryPoint, offered: list[object]) -> None:
         module, _, attribute = point.value.partition(":")
@@ -193,12 +208,9 @@ class Manager:
 
         hook(register=register)
 
-    def _take(self, tool: object, point: EntryPoint, title: str, *, builtin: bool) -> None:
-        fault = tool_fault(tool)
-        if fault or not isinstance(tool, Tool):
-            self._problems.append(Problem(title, fault))
-            return
+    def _take(self, tool: Tool, point: EntryPoint, title: str, *, builtin: bool) -> None:
         name = tool.name
+        fault = ""
         # The name is the entry point's before it is anybody else's, so that
         # loading one tool and loading all agree on whose it is.
         rivals = (other for other in self._candidates(name) if other.value != point.value)
@@ -213,16 +225,7 @@ class Manager:
             owned = self._tools[name].distribution
             fault = f"a tool named {name!r} is already registered by {owned}"
         if fault:
-            self._problems.append(Problem(title, fault))
+            self._skip(title, fault)
             return
         origin = "built-in" if builtin else "plugin"
         self._tools[name] = Registered(tool, origin, point.distribution)
-
-
-def describe(error: BaseException) -> str:
-    """``Kind: message`` on one line, at most 300 characters; survives a bad ``__str__``."""
-    try:
-        message = " ".join(str(error).split())
-    except Exception:
-        message = "(its message cannot be shown)"
-    return f"{type(error).__name__}: {message}"[:300].removesuffix(": ")

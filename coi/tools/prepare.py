@@ -7,24 +7,43 @@ environment and the command. Nothing here writes anything.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from coi.api import Answer, HostFile, JsonMerge, Launch, SavedState, TextFile, Tool
-from coi.errors import CoiError, Interrupted, UsageError
-from coi.tools.check import path_fault, variable_fault
-from coi.tools.documents import kind_of, without_keys
-from coi.tools.hostfiles import LIMIT, HostFileError, read_below
+from coi.errors import UsageError
+from coi.tools.calls import blamed, call, fault, listed, strings
+from coi.tools.check import variable_fault
+from coi.tools.credentials import (
+    Access,
+    host_access,
+    host_files,
+    is_secret,
+    matches_secrets,
+    read_host_file,
+    without_secret_keys,
+)
+from coi.tools.hostfiles import LIMIT, HostFileError
 from coi.tools.merge import MalformedError, deep_merge, dump_object, load_object
 
-FILE_MODE = 0o600
+__all__ = [
+    "Access",
+    "Prepared",
+    "PreparedFile",
+    "answer",
+    "find_session_id",
+    "host_access",
+    "host_files",
+    "prepare",
+    "without_secret_keys",
+]
 
-_T = TypeVar("_T")
+FILE_MODE = 0o600
+MAX_ARGUMENT = (1 << 17) - 1  # bytes of one argument or variable (execve(2), MAX_ARG_STRLEN)
+MAX_ID = 512  # characters of a tool's own id of a conversation
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,7 @@ def prepare(
     host_environment: Mapping[str, str],
     saved: SavedState | None,
     with_host_files: bool,
+    credentials: Collection[str] | None = None,
 ) -> Prepared:
     """Ask the tool what it needs and gather it.
 
@@ -82,19 +102,21 @@ def prepare(
         host_environment: the host's variables, to find files that were moved.
         saved: the state that is put back before, None for a fresh start.
         with_host_files: False leaves out every file of the host.
+        credentials: the names of those that may go in, None for all.
 
     Raises:
         CoiError: the plugin failed, or asked for what it may not have. Files that
             cannot be used do not raise: they are left out with a notice.
     """
-    merges = _listed(tool, "merges", launch, JsonMerge)
-    work = _Preparation(tool, saved, merges)
+    merges = listed(tool, "merges", launch, JsonMerge)
+    access = Access(with_host_files, None if credentials is None else frozenset(credentials))
+    work = _Preparation(tool, saved, merges, access)
     if with_host_files:
         for wanted in host_files(tool, host_environment):
             work.take_host_file(wanted, host_home, host_environment)
     for merge in merges:
         work.merge(merge)
-    for text in _listed(tool, "files", launch, TextFile):
+    for text in listed(tool, "files", launch, TextFile):
         work.add_text(text)
     return Prepared(
         files=work.files(),
@@ -102,15 +124,6 @@ def prepare(
         command=_command(tool, launch),
         notices=tuple(work.notices),
     )
-
-
-def host_files(tool: Tool, host_environment: Mapping[str, str]) -> tuple[HostFile, ...]:
-    """The host's files that the tool asks for, checked.
-
-    Raises:
-        CoiError: the plugin failed or asked for a path it may not have.
-    """
-    return _listed(tool, "host_files", host_environment, HostFile)
 
 
 def find_session_id(tool: Tool, saved: SavedState, session_id: str) -> str | None:
@@ -122,9 +135,19 @@ def find_session_id(tool: Tool, saved: SavedState, session_id: str) -> str | Non
     found: Any = call(tool, "find_session_id", saved, session_id)
     if found is None:
         return None
-    if not isinstance(found, str) or not found or found.startswith("-") or not found.isprintable():
-        raise _fault(tool, "find_session_id", f"it returned {str(found)[:80]!r}")
-    return found
+    if not _is_id(found):
+        raise fault(tool, "find_session_id", f"it returned {str(found)[:80]!r}")
+    return str(found)
+
+
+def _is_id(found: object) -> bool:
+    """Whether it can be an id: an argument that no tool takes for an option."""
+    return (
+        type(found) is str
+        and 0 < len(found) <= MAX_ID
+        and not found.startswith("-")
+        and found.isprintable()
+    )
 
 
 def answer(tool: Tool, output: str) -> Answer:
@@ -136,50 +159,22 @@ def answer(tool: Tool, output: str) -> Answer:
     Raises:
         CoiError: the plugin failed or returned something else.
     """
-    found: Any = call(tool, "answer", output)
-    if not isinstance(found, Answer) or not isinstance(found.text, str):
-        raise _fault(tool, "answer", f"it returned a {type(found).__name__}")
-    if found.session_id is not None and not isinstance(found.session_id, str):
-        raise _fault(tool, "answer", "its session_id is not a string")
-    return found
-
-
-def without_secret_keys(tool: Tool, path: str, data: bytes) -> bytes | None:
-    """A state file as it may be saved: JSON without the tool's ``secret_keys``.
-
-    Args:
-        path: relative to the home.
-        data: the whole file, out of the container and not trusted.
-
-    Returns:
-        ``data`` itself where there is nothing to remove; None where that
-        cannot be told because it is no JSON object: it must not be saved.
-    """
-    keys = tool.secret_keys.get(path, ())
-    if not keys:
-        return data
-    try:
-        values = load_object(data)
-        kept = {key: value for key, value in values.items() if key not in keys}
-        return data if len(kept) == len(values) else dump_object(kept)
-    except MalformedError:
-        return None
-
-
-def call(tool: Tool, method: str, *arguments: object) -> Any:
-    """Call a plugin's method; what it raises becomes a CoiError that names it."""
-    try:
-        return getattr(tool, method)(*arguments)
-    except (CoiError, KeyboardInterrupt, Interrupted):
-        raise
-    except BaseException as error:
-        raise _fault(tool, method, f"{type(error).__name__}: {error}") from error
+    with blamed(tool, "answer"):
+        found: Any = tool.answer(output)
+        if type(found) is not Answer or type(found.text) is not str:
+            raise fault(tool, "answer", f"it returned a {type(found).__name__}")
+        if found.session_id is not None and not _is_id(found.session_id):
+            raise fault(tool, "answer", f"its session_id is {str(found.session_id)[:80]!r}")
+    return Answer(found.text, found.session_id)
 
 
 class _Preparation:
     """The files of one preparation as they come together."""
 
-    def __init__(self, tool: Tool, saved: SavedState | None, merges: Sequence[JsonMerge]) -> None:
+    def __init__(
+        self, tool: Tool, saved: SavedState | None, merges: Sequence[JsonMerge], access: Access
+    ) -> None:
+        self._access = access
         self._merged_into = {merge.target for merge in merges}
         self.notices: list[str] = []
         self._tool = tool
@@ -193,33 +188,21 @@ class _Preparation:
         self, wanted: HostFile, host_home: Path, host_environment: Mapping[str, str]
     ) -> None:
         try:
-            root, relative = _locate(wanted.source, host_home, host_environment)
-            data = read_below(root, relative)
+            data = read_host_file(
+                self._tool,
+                wanted,
+                self._access,
+                host_home=host_home,
+                host_environment=host_environment,
+            )
         except HostFileError as error:
             self._left_out(wanted, str(error))
             return
         if data is None:
             return
-        if wanted.transform is not None:
-            try:
-                data = wanted.transform(data)
-            except (KeyboardInterrupt, Interrupted):
-                raise
-            except BaseException as error:
-                # Its message may quote the file, a credential perhaps.
-                self._left_out(wanted, f"it cannot be read ({type(error).__name__})")
-                return
-            if not isinstance(data, bytes):
-                raise _fault(self._tool, "host_files", "a transform returned no bytes")
         target = wanted.target
-        if wanted.without:
-            try:
-                data = without_keys(target, data, wanted.without)
-            except MalformedError:
-                self._left_out(wanted, f"it is not valid {kind_of(target)}")
-                return
         as_json = target.endswith(".json") or target in self._merged_into
-        if wanted.secret or self._is_secret(target) or not as_json:
+        if is_secret(self._tool, wanted) or not as_json:
             self._raw[target] = data
             return
         try:
@@ -232,10 +215,8 @@ class _Preparation:
         self._sources.setdefault(target, data)
 
     def merge(self, merge: JsonMerge) -> None:
-        try:
+        with blamed(self._tool, "merges"):
             values = load_object(dump_object(dict(merge.values)))
-        except (MalformedError, TypeError, ValueError) as error:
-            raise _fault(self._tool, "merges", f"{merge.target}: {error}") from error
         try:
             base = self._base(merge.target)
             layers = (values, base) if merge.default else (base, values)
@@ -247,7 +228,8 @@ class _Preparation:
     def add_text(self, text: TextFile) -> None:
         taken = text.target in self._raw or text.target in self._json
         if not taken and text.target not in self._in_saved:
-            self._raw[text.target] = text.content.encode()
+            with blamed(self._tool, "files"):
+                self._raw[text.target] = text.content.encode()
 
     def files(self) -> tuple[PreparedFile, ...]:
         ready = dict(self._raw)
@@ -266,7 +248,11 @@ class _Preparation:
         if target in self._raw:  # a credential that the tool also merges into
             data = self._raw.pop(target)
             where = "the host's"
-        elif self._saved is not None and target in self._in_saved and not self._is_secret(target):
+        elif (
+            self._saved is not None
+            and target in self._in_saved
+            and not matches_secrets(self._tool, target)
+        ):
             data = self._saved.read(target, LIMIT + 1)
             where = "the saved"
         else:
@@ -279,59 +265,23 @@ class _Preparation:
         )
         return {}
 
-    def _is_secret(self, target: str) -> bool:
-        return any(fnmatchcase(target, pattern) for pattern in self._tool.secrets)
-
     def _left_out(self, wanted: HostFile, reason: str) -> None:
         shown = wanted.source if wanted.source.startswith("/") else f"~/{wanted.source}"
         self.notices.append(f"{shown} of the host is left out: {reason}")
 
 
-def _listed(tool: Tool, method: str, argument: object, kind: type[_T]) -> tuple[_T, ...]:
-    """What a plugin's method lists, each item checked."""
-    found = call(tool, method, argument)
-    try:
-        items = tuple(found)
-    except (CoiError, KeyboardInterrupt, Interrupted):
-        raise
-    except BaseException as error:  # a generator that fails, or nothing that can be listed
-        raise _fault(tool, method, f"{type(error).__name__}: {error}") from error
-    for item in items:
-        if not isinstance(item, kind):
-            raise _fault(tool, method, f"it returned a {type(item).__name__}")
-        target: object = getattr(item, "target", None)
-        if fault := path_fault(target):
-            raise _fault(tool, method, f"target {str(target)[:80]!r}: {fault}")
-        source: object = getattr(item, "source", "")
-        absolute = isinstance(source, str) and source.startswith("/") and "\0" not in source
-        if not absolute and source != "" and (fault := path_fault(source)):
-            raise _fault(tool, method, f"source {str(source)[:80]!r}: {fault}")
-    return items
-
-
-def _locate(source: str, host_home: Path, host_environment: Mapping[str, str]) -> tuple[Path, str]:
-    """The directory that a source must stay inside, and the rest of its path."""
-    if not source.startswith("/"):
-        return host_home, source
-    path = Path(os.path.normpath(source))
-    roots = [host_home]
-    for value in host_environment.values():
-        if value.startswith("/") and (named := os.path.normpath(value)) != "/":
-            roots.append(Path(named))
-    for root in roots:
-        if path != root and path.is_relative_to(root):
-            return root, str(path.relative_to(root))
-    raise HostFileError("no variable of the environment names its directory")
-
-
 def _environment(tool: Tool, launch: Launch) -> dict[str, str]:
-    declared = call(tool, "environment", launch)
-    if not isinstance(declared, Mapping):
-        raise _fault(tool, "environment", f"it returned a {type(declared).__name__}")
-    for name, value in declared.items():
-        if fault := variable_fault(name, value):
-            raise _fault(tool, "environment", fault)
-    return {**declared, **launch.environment}
+    with blamed(tool, "environment"):
+        found = tool.environment(launch)
+        if not isinstance(found, Mapping):
+            raise fault(tool, "environment", f"it returned a {type(found).__name__}")
+        own = dict(found)
+        for name, value in own.items():
+            if reason := variable_fault(name, value):
+                raise fault(tool, "environment", reason)
+            if len(f"{name}={value}".encode("utf-8", "surrogateescape")) > MAX_ARGUMENT:
+                raise fault(tool, "environment", f"{name} is longer than {MAX_ARGUMENT} bytes")
+    return {**own, **launch.environment}
 
 
 def _command(tool: Tool, launch: Launch) -> tuple[str, ...]:
@@ -342,16 +292,15 @@ def _command(tool: Tool, launch: Launch) -> tuple[str, ...]:
             f"{tool.title or tool.name} takes no prompt from outside",
             hint=f"start it: coi shell --tool {tool.name}",
         )
-    if isinstance(argv, str) or not isinstance(argv, Sequence) or not argv:
-        raise _fault(tool, method, "it returned no list of arguments")
-    if not all(isinstance(part, str) and "\0" not in part for part in argv) or not argv[0]:
-        raise _fault(tool, method, "an argument is not a string, or has a NUL byte")
-    return tuple(argv)
-
-
-def _fault(tool: Tool, method: str, details: str) -> CoiError:
-    return CoiError(
-        f"the plugin of tool {tool.name!r} failed in {method}()",
-        details=details[:500],
-        hint="report it to the plugin's author, or leave it out with COI_DISABLED_PLUGINS",
-    )
+    parts = strings(tool, method, argv)
+    for part in parts:
+        size = len(part.encode("utf-8", "surrogateescape"))
+        if size > MAX_ARGUMENT and not launch.prompt:
+            raise fault(tool, method, f"an argument is longer than {MAX_ARGUMENT} bytes")
+        if size > MAX_ARGUMENT:
+            raise UsageError(
+                f"the prompt is too long for {tool.title or tool.name}",
+                details=f"it makes an argument of {size} bytes; {MAX_ARGUMENT} are possible",
+                hint="put it in a file of the workspace, and name the file in the prompt",
+            )
+    return parts

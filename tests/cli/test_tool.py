@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from coi.cli.shapes import JSON_KEYS, keys_of
+
 PLUGIN = """
 from coi.api import HostFile, Tool, hookimpl
 
@@ -17,9 +19,11 @@ class It(Tool):
     binary = "it"
     state = (".it",)
     secrets = (".it/key",)
+    host_variables = ("IT_KEY", "IT_URL")
     def install(self, image): return "true"
     def command(self, launch): return ["it"]
-    def host_files(self, host_environment): return (HostFile(".it/key", ".it/key", secret=True),)
+    def host_files(self, host_environment):
+        return (HostFile(".it/key", ".it/key", secret=True), HostFile(".it/set", ".it/set"))
 
 @hookimpl
 def coi_register_tools(register):
@@ -40,11 +44,12 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def coi(site: Path, *args: str) -> subprocess.CompletedProcess[str]:
+def coi(site: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from coi.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *args],
-        env={"PATH": "/nonexistent", "HOME": str(site), "PYTHONPATH": str(site)},
+        env={"PATH": "/nonexistent", "HOME": str(site), "PYTHONPATH": str(site), **variables},
+        cwd=site,
         capture_output=True,
         text=True,
         timeout=60,
@@ -63,7 +68,8 @@ def test_list(site: Path) -> None:
     assert "  From:        coi-it 1.0 (plugin)" in lines
     assert "  State:       ~/.claude, ~/.claude.json" in lines
     assert "  Credentials: ~/.it/key" in lines
-    assert "  Host files:  ~/.it/key (credential)" in lines
+    assert "  Host files:  ~/.it/key (credential), ~/.it/set" in lines
+    assert "  Variables:   IT_KEY, IT_URL" in lines
     assert "Skipped bad (coi-bad 1.0): SystemExit" in done.stderr
     assert "\x1b" not in done.stderr
 
@@ -85,6 +91,47 @@ def test_info(site: Path) -> None:
     data = json.loads(coi(site, "tool", "info", "claude", "--format", "json").stdout)
     assert data["binary"] == "claude"
     assert data["state"] == [".claude", ".claude.json"]
+
+
+def test_what_would_go_in_now(site: Path) -> None:
+    def told(**variables: str) -> tuple[list[tuple[object, ...]], dict[str, str], str]:
+        done = coi(site, "tool", "info", "it", "--format", "json", **variables)
+        assert done.returncode == 0, done.stderr
+        data = json.loads(done.stdout)
+        for where, keys in keys_of(data).items():
+            assert keys == JSON_KEYS["tool info"][where]
+        files = [
+            tuple(row[key] for key in ("target", "status", "reason")) for row in data["host_files"]
+        ]
+        text = coi(site, "tool", "info", "it", **variables).stdout
+        return files, {row["name"]: row["status"] for row in data["host_variables"]}, text
+
+    (site / ".it").mkdir()
+    (site / ".it/key").write_text("canary-content")
+    files, variables, text = told(IT_KEY="canary-value", IT_URL="")
+    assert files == [(".it/key", "present", None), (".it/set", "absent", None)]
+    assert variables == {"IT_KEY": "set", "IT_URL": "unset"}
+    assert "~/.it/key (credential, present)," in text
+    assert "IT_KEY (set)," in text
+    assert "canary" not in text
+
+    (site / ".it/key").unlink()
+    (site / ".it/key").symlink_to("/etc/passwd")
+    (site / ".coi.toml").write_text("[tool.it]\ncredentials = ['.it/key']\n")
+    files, variables, text = told(IT_KEY="canary-value")
+    assert files[0] == (".it/key", "refused", f"a link out of {site}")
+    assert variables == {"IT_KEY": "kept out", "IT_URL": "kept out"}
+    assert f"(credential, refused: a link out of {site})" in text
+
+    (site / ".coi.toml").write_text("[tool.it]\ncredentials = []\n")
+    assert told(IT_KEY="x")[0] == [(".it/key", "kept out", None), (".it/set", "absent", None)]
+    (site / ".coi.toml").write_text("[defaults]\nmount_claude_config = false\n")
+    files, variables, _ = told(IT_KEY="x")
+    assert {row[1] for row in files} | set(variables.values()) == {"kept out"}
+    (site / ".coi.toml").write_text("[tool.it]\ncredentials = ['IT_KEYS', '\\u001b[2Jx']\n")
+    done = coi(site, "tool", "info", "it")
+    assert done.returncode == 2
+    assert "credentials" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pluginkit import PLUGIN, Site
 
+from coi.api import Launch
 from coi.errors import Interrupted, NotFoundError
 from coi.tools.discover import entry_points
 from coi.tools.manager import BUILTIN, Manager
@@ -116,17 +117,33 @@ def test_an_attribute_of_a_module_can_be_the_plugin(site: Site) -> None:
             "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
             "Odd: (its message cannot be shown)",
         ),
+        (
+            "class Odd(Exception):\n    def __str__(self): raise SystemExit\nraise Odd",
+            "Odd: (its message cannot be shown)",
+        ),
+        ("raise ValueError('a\\nb\\n' * 100000)", "ValueError: a b a b"),
+        ("def f(): f()\nf()", "RecursionError"),
+        ("from coi.api import NotThereYet", "ImportError"),
+        ("import coi.api\ncoi.api.HookSpec9", "AttributeError"),
     ],
-    ids=["import", "syntax", "exit", "sys.exit", "base", "nohook", "args", "none", "raises", "odd"],
-)
+    ids=[
+        "import", "syntax", "exit", "sys.exit", "base", "nohook", "args", "none", "raises", "odd",
+        "odder", "huge", "deep", "newer", "newest",
+    ],
+)  # fmt: skip
 def test_a_plugin_that_fails_is_skipped(site: Site, text: str, reason: str) -> None:
     site.install("coi-bad", {"bad": "coi_bad"}, {"coi_bad": text})
     site.tool("good")
     manager = load(site)
     assert list(manager.tools) == [*BUILTIN, "good"]
     assert reason in reasons(manager)["bad"]
+    assert len(manager.problems) == 1
+    for problem in manager.problems:
+        assert len(problem.reason) <= 400
+        assert problem.reason == " ".join(problem.reason.split())
     with pytest.raises(NotFoundError) as caught:
         load(site).get("bad")
+    assert reason in caught.value.details
     assert "claude, aider, good" in caught.value.hint
 
 
@@ -155,6 +172,31 @@ def test_a_plugin_that_fails_is_skipped(site: Site, text: str, reason: str) -> N
         ("secret_keys = ('a',)", "secret_keys"),
         ("secret_keys = {'a': 'b'}", "secret_keys"),
         ("state = property(lambda self: 1 / 0)", "ZeroDivisionError"),
+        ("state = property(lambda self: exit(3))", "SystemExit: 3"),
+        ("name = property(lambda self: (_ for _ in ()).throw(GeneratorExit))", "GeneratorExit"),
+        ("__class__ = property(lambda self: 1 / 0)", "ZeroDivisionError"),
+        ("api_version = 'x' * 10**7", "is for version x"),
+        ("api_version = property(lambda self: 1 / 0)", "ZeroDivisionError"),
+        ("name = 'n' * 10**7", "bad tool name"),
+        ("name = type('S', (str,), {})('bad')", "bad tool name"),
+        ("title = 't' * 10**7", "bad title"),
+        ("title = None", "bad title"),
+        ("binary = None", "bad binary"),
+        ("binary = 'b' * 10**7", "bad binary"),
+        ("state = ('a/' * 10**6 + 'b',)", "too long"),
+        ("state = tuple(map(str, range(10**5)))", "more than 1000 entries"),
+        ("state = iter(())", "must be a tuple"),
+        ("scratch = '.cache'", "scratch must be a tuple"),
+        ("scratch = ('../x',)", "plain path"),
+        ("host_variables = 'KEY'", "host_variables must be a tuple"),
+        ("host_variables = ('A B',)", "bad variable name"),
+        ("host_variables = ('A=B',)", "bad variable name"),
+        ("host_variables = (1,)", "bad variable name"),
+        ("host_variables = ('PATH',)", "the container has its own"),
+        ("host_variables = ('LD_PRELOAD',)", "the container has its own"),
+        ("secret_keys = {'a': (1,)}", "secret_keys"),
+        ("secret_keys = {'/a': ('b',)}", "secret_keys"),
+        ("secret_keys = [('a', ('b',))]", "secret_keys"),
         ("command = Tool.command", "command() is not defined"),
     ],
 )
@@ -167,6 +209,36 @@ def test_a_tool_that_is_nonsense_is_skipped(site: Site, change: str, reason: str
     manager = load(site)
     assert list(manager.tools) == [*BUILTIN]
     assert reason in reasons(manager)["bad"]
+
+
+def test_what_an_attribute_says_later_does_not_count(site: Site) -> None:
+    """Properties that change their mind, or fail, when a session is to be saved."""
+    text = PLUGIN.format(name="it").replace(
+        "@hookimpl",
+        """class Fickle(It):
+    asked = 0
+    def __init__(self): self.scratch = [".cache"]
+    @property
+    def state(self):
+        Fickle.asked += 1
+        if Fickle.asked > 1: raise OSError("gone")
+        return [".it"]
+    secret_keys = property(lambda self: {".it/a.json": ["key"]})
+    def environment(self, launch): return {"STATE": str(self.state)}
+
+@hookimpl""",
+    )
+    site.install(
+        "coi-it", {"it": "coi_it"}, {"coi_it": text.replace("register(It())", "register(Fickle())")}
+    )
+    manager = load(site)
+    tool = manager.get("it")
+    assert type(tool).__name__ == "Fickle"
+    for _ in range(3):
+        assert (tool.state, tool.scratch) == ((".it",), (".cache",))
+        assert tool.secret_keys == {".it/a.json": ("key",)}
+    assert tool.environment(Launch("id")) == {"STATE": "('.it',)"}
+    assert manager.problems == ()
 
 
 @pytest.mark.parametrize("thing", ["It", "'it'", "None", "object()"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from coi.api import HostFile, ImageContext, JsonMerge, Launch, SavedState, TextFile, Tool
-from coi.errors import CoiError, Interrupted
+from coi.api import Answer, HostFile, ImageContext, JsonMerge, Launch, SavedState, TextFile, Tool
+from coi.errors import CoiError, Interrupted, UsageError
 from coi.testing import MemoryState, saved
-from coi.tools.prepare import Prepared, find_session_id, prepare, without_secret_keys
+from coi.tools.prepare import Prepared, answer, find_session_id, prepare, without_secret_keys
 
 SESSION = "11111111-2222-4333-8444-555555555555"
 
@@ -32,7 +32,7 @@ class It(Tool):
         value = self._returns.get(method, default)
         if isinstance(value, BaseException):
             raise value
-        return value
+        return value() if value is Fickle else value
 
     def install(self, image: ImageContext) -> str:
         return "true"
@@ -225,6 +225,40 @@ def generator() -> Any:
     raise KeyError("late")
 
 
+def endless() -> Any:
+    while True:
+        yield MERGE
+
+
+class Fickle:
+    """Whatever is asked of it fails."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise OSError(name)
+
+
+class Sly(JsonMerge):
+    """Says another thing each time."""
+
+    target = property(lambda self: 1 / 0)
+
+    def __init__(self) -> None:
+        pass
+
+
+class Mapped(dict[str, str]):
+    """A mapping that cannot be read."""
+
+    def items(self) -> Any:
+        raise SystemExit(3)
+
+    def keys(self) -> Any:
+        raise SystemExit(3)
+
+    def __iter__(self) -> Any:
+        raise SystemExit(3)
+
+
 @pytest.mark.parametrize(
     ("method", "returns"),
     [
@@ -234,7 +268,14 @@ def generator() -> Any:
         ("command", ["a\0b"]),
         ("command", None),
         ("command", SystemExit(0)),
+        ("command", ["it"] * 10**5),
+        ("command", ["x" * (1 << 17)]),
+        ("command", Fickle),
         ("environment", None),
+        ("environment", Fickle),
+        ("environment", Mapped(A="1")),
+        ("environment", {"A": "x" * (1 << 17)}),
+        ("environment", {"A" * 5000: "x"}),
         ("environment", {"A": 1}),
         ("environment", {"A=B": "1"}),
         ("environment", {"A": "a\0b"}),
@@ -242,22 +283,101 @@ def generator() -> Any:
         ("merges", None),
         ("merges", ("x",)),
         ("merges", generator()),
+        ("merges", endless()),
+        ("merges", Fickle),
+        ("merges", "text"),
+        ("merges", (Sly(),)),
+        ("merges", (JsonMerge(".it/x", cast("dict[str, Any]", None)),)),
+        ("merges", (JsonMerge(".it/x", Mapped(a="1")),)),
+        ("merges", (JsonMerge(1, {}),)),  # type: ignore[arg-type]
         ("merges", (JsonMerge("/etc/x", {}),)),
         ("merges", (JsonMerge("../x", {}),)),
         ("merges", (JsonMerge(".it/x", {"a": {1}}),)),
         ("merges", (JsonMerge(".it/x", {"a": float("inf")}),)),
         ("files", (TextFile("a/../b", ""),)),
+        ("files", (TextFile(".it/a", None),)),  # type: ignore[arg-type]
+        ("files", (TextFile(".it/a", b"x"),)),  # type: ignore[arg-type]
+        ("files", RecursionError("deep")),
+        ("files", GeneratorExit()),
         ("files", (MERGE,)),
         ("host_files", (HostFile(".it/a", "/root/a"),)),
         ("host_files", (HostFile("../a", ".it/a"),)),
         ("host_files", (HostFile("/a\0b", ".it/a"),)),
         ("host_files", (HostFile(".it/a", ""),)),
+        ("host_files", (HostFile(1, ".it/a"),)),  # type: ignore[arg-type]
+        ("host_files", StopIteration("x")),
     ],
 )
 def test_a_failing_plugin_is_named(home: Path, method: str, returns: Any) -> None:
     with pytest.raises(CoiError) as caught:
         run(It(**{method: returns}), home)
     assert caught.value.brief == f"the plugin of tool 'it' failed in {method}()"
+    assert len(caught.value.details) <= 500
+
+
+def test_what_a_hook_prints_is_no_result(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Loud(It):
+        def merges(self, launch: Launch) -> Any:
+            print("noise")
+            yield MERGE
+            print("more noise")
+
+    run(Loud(), home)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "noise\nmore noise\n")
+
+
+def test_a_prompt_makes_the_headless_argv(home: Path) -> None:
+    class Asked(It):
+        def headless(self, launch: Launch) -> Any:
+            return self._get("headless", ["it", "-p", launch.prompt])
+
+    def asked(tool: Tool, prompt: str = "hello") -> tuple[str, ...]:
+        return prepare(
+            tool,
+            Launch(SESSION, prompt=prompt),
+            host_home=home,
+            host_environment={},
+            saved=None,
+            with_host_files=True,
+        ).command
+
+    assert asked(Asked()) == ("it", "-p", "hello")
+    for tool in (It(), Asked(headless=None)):
+        with pytest.raises(UsageError, match="it takes no prompt"):
+            asked(tool)
+    with pytest.raises(UsageError, match="the prompt is too long for it"):
+        asked(Asked(), "x" * (1 << 17))
+    for nonsense in ("it", [], [1], SystemExit(0), Fickle):
+        with pytest.raises(CoiError, match=r"failed in headless\(\)"):
+            asked(Asked(headless=nonsense))
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        None,
+        "text",
+        Answer(cast("str", None)),
+        Answer(cast("str", b"x")),
+        Answer("a", cast("str", 1)),
+        Answer("a", "-x"),
+        Answer("a", ""),
+        Answer("a", "b\x1b[2J"),
+        Answer("a", "b" * 1000),
+        SystemExit(0),
+        Fickle,
+        RecursionError(),
+    ],
+)
+def test_an_answer_that_is_none(returns: Any) -> None:
+    class Answering(It):
+        def answer(self, output: str) -> Any:
+            return self._get("answer", None)
+
+    with pytest.raises(CoiError, match=r"failed in answer\(\)"):
+        answer(Answering(answer=returns), "output")
+    assert answer(It(), "output") == Answer("output")
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), Interrupted("x")])
@@ -273,7 +393,7 @@ def test_a_transform_must_give_bytes(home: Path) -> None:
         run(It(host_files=(HostFile(".it/a", ".it/a", transform=give_text),)), home)
 
 
-@pytest.mark.parametrize("returns", ["", "-x", "a\nb", 1, ValueError("x")])
+@pytest.mark.parametrize("returns", ["", "-x", "a\nb", "a" * 1000, 1, ValueError("x")])
 def test_a_session_id_that_is_none(returns: Any) -> None:
     with pytest.raises(CoiError, match="find_session_id"):
         find_session_id(It(find_session_id=returns), saved({}), SESSION)

@@ -12,6 +12,7 @@ import pytest
 from coi.incus.errors import NotEnteredError
 from coi.incus.process import Runner, memory_file, read_all
 from coi.session.feed import READ_HEADER, Fed, NotBegunError, execute, header
+from coi.session.sinks import Kept
 
 BEGIN = "printf '\\000coi\\000' >&2\n"
 LOST = "Error: Failed to retrieve PID of executing child process\n"
@@ -111,6 +112,73 @@ def test_a_reader_that_has_gone_ends_the_child(sh: Runner) -> None:
     with Fed(sh, ["-c", BEGIN + "yes >&2"], head=b"", source=None, stdout=1, stderr=write) as child:
         assert child.wait(30) in (1, 141)
     os.close(write)
+
+
+MARKED = BEGIN + "cat >/dev/null; " + BEGIN
+
+
+def test_pieces_come_to_who_takes_them(sh: Runner) -> None:
+    out, errors = Kept(1 << 20), Kept(1 << 20)
+    script = BEGIN + "cat; echo said >&2; printf 'end'; exit 5"
+    sources = [memory_file(b"one "), memory_file(b""), memory_file(b"x" * 300_000)]
+    with Fed(sh, ["-c", script], head=b"zero ", source=sources, stdout=out, stderr=errors) as child:
+        assert child.wait(30) == 5
+    for fd in sources:
+        os.close(fd)
+    assert (out.text, errors.text) == ("zero one " + "x" * 300_000 + "end", "said\n")
+    assert not out.cut
+
+
+def test_what_is_kept_is_bounded(sh: Runner) -> None:
+    out = Kept(1000)
+    with Fed(
+        sh,
+        ["-c", BEGIN + "head -c 20000000 /dev/zero | tr '\\0' x"],
+        head=b"",
+        source=None,
+        stdout=out,
+        stderr=Kept(10),
+    ) as child:
+        assert child.wait(60) == 0
+    assert (out.text, out.cut) == ("x" * 1000, True)
+    exact = Kept(3)
+    exact(b"ab")
+    exact(b"c")
+    assert (exact.text, exact.cut) == ("abc", False)
+    exact(b"d")
+    assert (exact.text, exact.cut) == ("abc", True)
+
+
+@pytest.mark.parametrize(
+    ("script", "begun"), [(MARKED + "exit 7", True), (BEGIN + "cat; exit 7", False)]
+)
+def test_what_ends_before_the_last_mark_has_not_begun(sh: Runner, script: str, begun: bool) -> None:
+    """It is fed after the first: what unpacks its files is not the command yet."""
+    calls: list[str] = []
+    out, source = Kept(100), memory_file(b"files")
+
+    def run() -> int:
+        return execute(
+            sh,
+            ["-c", script],
+            head=b"",
+            source=source,
+            stdout=out,
+            stderr=Kept(100),
+            begin_within=30,
+            on_begin=lambda: calls.append("begin"),
+            on_end=lambda: calls.append("end"),
+            marks=2,
+        )
+
+    if begun:
+        assert run() == 7
+    else:
+        with pytest.raises(NotBegunError) as caught:
+            run()
+        assert (caught.value.code, out.text) == (7, "files")
+    assert calls == (["begin"] if begun else ["end"])
+    os.close(source)
 
 
 def lost(tmp_path: Path, times: int, then: str) -> str:

@@ -25,7 +25,10 @@ from coi.workspace.ownership import SessionUser
 SCRIPTS = {
     name: value
     for name, value in vars(inside).items()
-    if isinstance(value, str) and name.startswith("_") and name[1].isupper() and "CONF" not in name
+    if isinstance(value, str)
+    and "\n" in value
+    and name.lstrip("_")[0].isupper()
+    and "CONF" not in name
 }
 SHELLCHECK = shutil.which("shellcheck") or shutil.which(
     "shellcheck", path=Path(sys.executable).parent
@@ -36,7 +39,7 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="changes the user: needs r
 
 
 def test_all_scripts_are_looked_at() -> None:
-    assert set(SCRIPTS) >= {"_BECOME", "_UNPACK", "_START_TMUX", "_ATTACH", "_SAVE"}
+    assert set(SCRIPTS) >= {"_BECOME", "UNPACK", "_START_TMUX", "_ATTACH", "_SAVE"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -88,7 +91,7 @@ def test_exit_codes_have_meanings() -> None:
     used = {int(code) for text in scripts for code in re.findall(r"exit (\d+)", text)}
     for code in inside.MEANING:
         assert code in used
-    assert inside.STOPPING not in inside.MEANING
+    assert not {inside.STOPPING, inside.NOT_BEGUN} & set(inside.MEANING)
 
 
 # -- the environment -----------------------------------------------------------------------
@@ -274,12 +277,70 @@ def test_become_passes_argv_and_exit_code(command: list[str], tmp_path: Path) ->
 @as_root
 def test_unpack(tmp_path: Path) -> None:
     user = SessionUser("root", 0, 0, str(tmp_path))
-    packed = inside.pack(inside.files_for({"A": "1"}, ["tool"]))
+    packed = inside.pack(inside.files_for({"A": "1"}, ["sh"]))
     assert Runner("env").run(inside.unpack(user), stdin=packed).exit_code == 0
     assert (tmp_path / ".coi").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / ".coi" / "env").stat().st_mode & 0o777 == 0o600
     broken = Runner("env").run(inside.unpack(user), stdin=b"no tar")
     assert broken.exit_code == inside.NO_UNPACK
+    for missing in ("no-such-tool", "/etc/passwd", "./no-such-tool", "cd"):
+        packed = inside.pack(inside.files_for({}, [missing]))
+        assert Runner("env").run(inside.unpack(user), stdin=packed).exit_code == inside.NO_TOOL
+
+
+def asked(home: Path, command: list[str]) -> tuple[int, bytes, bytes]:
+    """A tool without a terminal: exit code and what it wrote."""
+    packed = inside.pack(inside.files_for({"A": "1"}, command, attended=False))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        tar.extractall(home)  # noqa: S202 - made by the line above
+    done = subprocess.run(
+        ["bash", str(home / ".coi" / "launch")],
+        env={"HOME": str(home), "PATH": os.environ["PATH"]},
+        input=b"not for the tool", capture_output=True, check=False, cwd=home, timeout=10,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr.replace(b"cd: /workspace", b"")
+
+
+def test_a_tool_by_itself_ends_as_it_does(tmp_path: Path) -> None:
+    script = "cat; echo out $A; echo err >&2; kill -9 $$"
+    code, out, err = asked(tmp_path, ["sh", "-c", script])
+    assert (code, out) == (137, b"out 1\n")
+    assert err.endswith(b"err\n"), "bash does not add its own words"
+    code, out, _ = asked(tmp_path, ["sh", "-c", "ls /proc/$$/fd; exit 7"])
+    assert (code, out) == (7, b"0\n1\n2\n")
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("how", "alive"), [(inside.Saving.RUNNING, b"yes"), (inside.Saving.LAST, b"no")]
+)
+def test_the_last_save_kills_what_was_forked_off(
+    how: inside.Saving, alive: bytes, tmp_path: Path
+) -> None:
+    """In processes of their own: the script's parent is their init."""
+    command = inside.save(CODE, [".tool"], max_file=1 << 30, how=how)
+    command[4] = str(tmp_path)
+    script = (
+        'setsid sh -c \'trap "" TERM; sleep 600\' & pid=$!; "$@" >/dev/null; '
+        "for _ in $(seq 20); do kill -0 $pid 2>/dev/null || break; sleep 0.02; done; "
+        "kill -0 $pid 2>/dev/null && echo yes || echo no"
+    )
+    alone = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
+    done = subprocess.run(
+        [*alone, "bash", "-c", script, "bash", *command], capture_output=True, check=True
+    )
+    assert done.stdout.strip() == alive, done.stderr
+
+
+@as_root
+def test_a_save_where_nothing_was_begun(tmp_path: Path) -> None:
+    command = inside.save(CODE, [".tool"], max_file=1 << 30, how=inside.Saving.BEGUN)
+    command[4] = str(tmp_path)
+    alone = ["unshare", "--fork", "--pid", "--kill-child", "sh", "-c", '"$@"; exit $?', "sh"]
+    assert Runner("env").run([*alone, *command]).exit_code == inside.NOT_BEGUN
+    (tmp_path / ".coi").mkdir()
+    (tmp_path / ".coi" / "launch").touch()
+    assert Runner("env").run([*alone, *command]).exit_code == 0
 
 
 def saved(home: Path, roots: list[str], max_file: int = 1 << 30) -> dict[str, bytes]:
