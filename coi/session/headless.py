@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from coi.api import Answer, Tool
 from coi.errors import CoiError, UsageError
-from coi.incus.process import memory_file, shielded
+from coi.incus.process import memory_file
+from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.begin import ATTACH_WAIT, no_tool

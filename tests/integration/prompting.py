@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Host
+from coi.testing.host import Host
 
 FAKE = """\
 #!/bin/bash

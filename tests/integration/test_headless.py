@@ -8,11 +8,12 @@ import subprocess
 
 import pytest
 from dummy import background, said
-from harness import COI, Host, incus, wait_for
 from prompting import obedient
 from test_secrets import watched
 
 from coi.cli.shapes import JSON_KEYS
+from coi.testing.host import Host
+from coi.testing.machine import COI, incus, wait_for
 
 ANSWER = "you said: remember CODE-PLUM\n"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import tarfile
 
-from harness import Host, incus, wait_for
 from prompting import obedient
+
+from coi.testing.host import Host
+from coi.testing.machine import incus, wait_for
 
 KEY = "sk-ant-canary-0123456789abcdefghijklmnop"
 HOST = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "AWS_SECRET": "no"}
