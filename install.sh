@@ -184,10 +184,10 @@ wanted_packages() {
     fedora) incus=(incus incus-client) ;;
   esac
   case $HOST in
-    arch) others=(python dnsmasq nftables btrfs-progs iproute2 ca-certificates lxcfs) ;;
-    fedora) others=(python3 dnsmasq nftables btrfs-progs iproute ca-certificates lxcfs) ;;
+    arch) others=(python dnsmasq nftables btrfs-progs iproute2 ca-certificates acl lxcfs) ;;
+    fedora) others=(python3 dnsmasq nftables btrfs-progs iproute ca-certificates acl lxcfs) ;;
     jammy | noble | bookworm | trixie)
-      others=(dnsmasq-base uidmap nftables btrfs-progs mmdebstrap python3 python3-venv iproute2 ca-certificates)
+      others=(dnsmasq-base uidmap nftables btrfs-progs mmdebstrap python3 python3-venv iproute2 ca-certificates acl)
       # The Zabbly packages bring an lxcfs of their own.
       [[ $HOST == jammy ]] || others+=(lxcfs)
       [[ $OS != ubuntu ]] || others+=(debian-archive-keyring)
@@ -322,6 +322,29 @@ subids_step() {
       add_line "$file" "root:$uid:1"
     fi
   done
+}
+
+# True if a process of the user's is older than the membership: it has not got the group.
+older_session() { # USER
+  local uid gid
+  uid=$(id -u "$1")
+  gid=$(getent group "$GROUP" | cut -d: -f3)
+  awk -v uid="$uid" -v gid="$gid" '/^Uid:/ {own = $2 == uid} /^Gid:/ {in_it = $3 == gid}
+    /^Groups:/ && own {for (i = 2; i <= NF; i++) in_it += $i == gid; if (!in_it) found = 1}
+    END {exit !found}' < <(cat /proc/[0-9]*/status 2>/dev/null || true)
+}
+
+# Such a session is let in by an entry in the ACL of the socket, which is made anew at the next boot. The user could
+# have the group there at any time (newgrp), so this gives them nothing more.
+let_in_step() {
+  [[ $FOR_USER != root ]] || return 0
+  if [[ -n $DRY ]]; then
+    [[ -z $NEW_MEMBER ]] || run setfacl -m "u:$FOR_USER:rw" "$INCUS_DIR/unix.socket"
+  elif older_session "$FOR_USER"; then
+    step "sessions of $FOR_USER that are open"
+    printf '+ setfacl -m u:%s:rw %s\n' "$FOR_USER" "$INCUS_DIR/unix.socket" >>"$OUTPUT"
+    setfacl -m "u:$FOR_USER:rw" "$INCUS_DIR/unix.socket" >>"$OUTPUT" 2>&1 || NEEDS_LOGIN=1
+  fi
 }
 
 in_group() { ! bare && id -nG "$1" 2>/dev/null | tr ' ' '\n' | grep -x "$GROUP" >/dev/null; }
@@ -840,7 +863,7 @@ the_end() {
   fi
   say "coi is ready. Next:"
   if [[ $FOR_USER != root && $FOR_USER != "${SUDO_USER:-$(id -un)}" ]]; then say "  su - $FOR_USER"; fi
-  if [[ -n $NEW_MEMBER && $FOR_USER == "${SUDO_USER:-$(id -un)}" ]]; then say "  newgrp $GROUP        # this shell does not know of the new group yet"; fi
+  if [[ -n $NEEDS_LOGIN && $FOR_USER == "${SUDO_USER:-$(id -un)}" ]]; then say "  newgrp $GROUP        # this shell does not know of the new group yet"; fi
   [[ -n $IMAGE ]] || say "  coi build"
   say "  cd your-project && coi shell"
   has_systemd || say "After a reboot, start the daemons again with: sudo $PREFIX/install.sh --start"
@@ -897,13 +920,14 @@ main() {
     say "use Incus (that is as good as root on this host), install coi in $PREFIX, and build the image."
     ask "Go on?" || fail "nothing was changed"
   fi
-  NEW_MEMBER=''
+  NEW_MEMBER='' NEEDS_LOGIN=''
   in_group "$FOR_USER" || [[ $FOR_USER == root ]] || NEW_MEMBER=1
   packages_step
   choose_python
   subids_step
   group_step
   daemon_step
+  let_in_step
   incus_step
   firewall_notes
   coi_step

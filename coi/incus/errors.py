@@ -8,6 +8,8 @@ socket errors that are not there are how Go words them where the client does not
 
 from __future__ import annotations
 
+import os
+
 from coi.errors import CoiError, NotFoundError, UnavailableError
 
 
@@ -52,10 +54,27 @@ class PermissionDeniedError(UnavailableError):
 
 
 _DAEMON_HINT = "start it: sudo systemctl start incus  (without systemd: sudo ./install.sh --start)"
+_GROUP = "incus-admin"
 _GROUP_HINT = (
-    "join the group: sudo usermod -aG incus-admin $USER, then log in again "
-    "(or run: newgrp incus-admin)"
+    f"join the group: sudo usermod -aG {_GROUP} $USER, then log in again (or run: newgrp {_GROUP})"
 )
+_SESSION_HINT = (
+    f"you are in {_GROUP}, but this login session is older: log in again, or run: newgrp {_GROUP}"
+)
+
+
+def _permission_hint() -> str:
+    """How this user comes to be let in, who may have joined the group a moment ago."""
+    import grp
+    import pwd
+
+    try:
+        group = grp.getgrnam(_GROUP)
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return _GROUP_HINT
+    joined = name in group.gr_mem and group.gr_gid not in os.getgroups()
+    return _SESSION_HINT if joined else _GROUP_HINT
 
 
 _PORT_HINT = "does something listen on that port of the host already? ss -tulpn shows it"
@@ -77,7 +96,7 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         "permission denied" in low and "unix" in low
     ) or "you don't have the needed permissions" in low:
         return PermissionDeniedError(
-            "no permission to talk to Incus", details=message, hint=_GROUP_HINT
+            "no permission to talk to Incus", details=message, hint=_permission_hint()
         )
     if "daemon doesn't appear to be started" in low or (
         "no such file or directory" in low and "unix.socket" in low

@@ -98,6 +98,7 @@ def install_command(commands: list[str]) -> list[str]:
 
 
 DEBIAN_TOOLS = {
+    "acl",
     "lxcfs",
     "dnsmasq-base",
     "uidmap",
