@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -28,20 +27,6 @@ def _install_step(user: User, then: str) -> str:
     return _as_root("bash", "-c", script)
 
 
-@pytest.fixture
-def someone(as_root: None, daemon: None) -> Iterator[User]:
-    """A user of this machine, in no group but their own."""
-    if not shutil.which("setfacl"):
-        pytest.skip("no setfacl: install.sh installs it")
-    name = f"coi-t{secrets.token_hex(3)}"
-    _as_root("useradd", "--no-create-home", "--shell", "/bin/sh", name)
-    try:
-        yield User.named(name)
-    finally:
-        _as_root("setfacl", "-x", f"u:{name}", str(SOCKET))
-        _as_root("userdel", name)
-
-
 @contextmanager
 def _session(user: User) -> Iterator[None]:
     """A process of theirs, with the groups that they have now."""
@@ -53,11 +38,14 @@ def _session(user: User) -> Iterator[None]:
 
 
 @pytest.fixture
-def newcomer(someone: User) -> Iterator[User]:
+def newcomer(someone: User, daemon: None) -> Iterator[User]:
     """One who has a session, put into the group only then."""
+    if not shutil.which("setfacl"):
+        pytest.skip("no setfacl: install.sh installs it")
     with _session(someone):
         _as_root("usermod", "-aG", "incus-admin", someone.name)
         yield someone
+    _as_root("setfacl", "-x", f"u:{someone.name}", str(SOCKET))
 
 
 def test_an_older_session_is_let_in(newcomer: User, make_host: Callable[..., Host]) -> None:
