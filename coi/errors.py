@@ -14,6 +14,8 @@ UNAVAILABLE = 4
 REFUSED = 5
 INTERRUPTED = 130
 
+_CONFIG_HINT = "docs/configuration.md lists the keys and what each takes"
+
 
 class CoiError(Exception):
     """An operation failed.
@@ -42,6 +44,9 @@ class UsageError(CoiError):
 
 class ConfigError(UsageError):
     """A configuration file has a wrong key, type or syntax (exit 2)."""
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
+        super().__init__(brief, details=details, hint=hint or _CONFIG_HINT)
 
 
 class NotFoundError(CoiError):

@@ -77,6 +77,7 @@ def _permission_hint() -> str:
     return _SESSION_HINT if joined else _GROUP_HINT
 
 
+_SOURCE_HINT = "what is mounted must be there, on the host of the Incus daemon"
 _PORT_HINT = "does something listen on that port of the host already? ss -tulpn shows it"
 
 
@@ -126,6 +127,8 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         )
     if code == 404 or low.endswith("not found"):
         return MissingError(brief, details=message)
+    if "missing source path" in low:
+        return IncusError(brief, details=message, code=code, hint=_SOURCE_HINT)
     if "starting proxy device" in low:  # Incus does not always say why
         return IncusError(brief, details=message, code=code, hint=_PORT_HINT)
     if code == 403:

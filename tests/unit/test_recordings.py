@@ -46,7 +46,7 @@ ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
     "change-missing": (MissingError, NOT_FOUND, "Instance not found"),
     "change-unknown-key": (IncusError, 1, "no.such"),
     "create-alias-unknown": (ImageMissingError, NOT_FOUND, "coi build"),
-    "create-disk-missing": (IncusError, 1, 'Missing source path "/home/user/none"'),
+    "create-disk-missing": (IncusError, 1, "must be there"),
     "create-fingerprint-unknown": (ImageMissingError, NOT_FOUND, "coi build"),
     "create-name-invalid": (IncusError, 1, "alphanumeric"),
     "create-name-raced": (AlreadyExistsError, 1, "busy"),
