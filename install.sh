@@ -634,18 +634,39 @@ incus_step() {
   fi
 }
 
-# Things on the host that commonly cut containers off. Nothing is changed: they are the administrator's.
+# Things on the host that commonly cut containers off. Nothing is changed: they are the administrator's. Sessions are
+# on the bridges of their policies (coi-...), with --network=open and while an image is built on the profile's. What
+# these rules accept Incus still rejects by its own, which are in a table of their own with nftables.
 firewall_notes() {
   [[ -z $DRY && $(id -u) -eq 0 ]] || return 0
-  if command -v ufw >/dev/null 2>&1 && ufw status 2>/dev/null | grep '^Status: active' >/dev/null; then
-    warn "ufw is active and drops the containers' traffic. Allow it: ufw allow in on $BRIDGE && ufw route allow in on $BRIDGE && ufw route allow out on $BRIDGE"
+  local driver
+  driver=$(json /1.0 "it['environment']['firewall']")
+  firewall_hints "$driver"
+}
+
+firewall_hints() { # nftables OR xtables
+  local name chain=DOCKER-USER ufw='' zone='' docker=''
+  have iptables && iptables -S DOCKER-USER >/dev/null 2>&1 || chain=FORWARD
+  for name in "$BRIDGE" 'coi-+'; do # + is any ending, to all three of them
+    ufw+=" && ufw allow in on $name && ufw route allow in on $name && ufw route allow out on $name"
+    zone+=" && firewall-cmd --permanent --zone=trusted --change-interface=$name"
+    docker+=" && iptables -I $chain -i $name -j ACCEPT && iptables -I $chain -o $name -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+  done
+  if have ufw && ufw status 2>/dev/null | grep '^Status: active' >/dev/null &&
+    ! ufw status | grep -F 'on coi-+' >/dev/null; then
+    warn "ufw is active and drops the containers' traffic. Allow it: ${ufw# && }"
   fi
-  if command -v firewall-cmd >/dev/null 2>&1 && firewall-cmd --state >/dev/null 2>&1 &&
-    ! firewall-cmd --zone=trusted --list-interfaces 2>/dev/null | grep -w "$BRIDGE" >/dev/null; then
-    warn "firewalld is active and drops the containers' traffic. Allow it: firewall-cmd --zone=trusted --change-interface=$BRIDGE --permanent && firewall-cmd --reload"
+  if have firewall-cmd && firewall-cmd --state >/dev/null 2>&1 &&
+    ! firewall-cmd --zone=trusted --list-interfaces 2>/dev/null | grep -F 'coi-+' >/dev/null; then
+    warn "firewalld is active and drops the containers' traffic. Allow it: ${zone# && } && firewall-cmd --reload"
   fi
-  if command -v iptables >/dev/null 2>&1 && iptables -S FORWARD 2>/dev/null | grep -- '-P FORWARD DROP' >/dev/null; then
-    warn "the host's FORWARD chain drops by default (Docker does that), so containers get no network. Allow it: iptables -I DOCKER-USER -i $BRIDGE -j ACCEPT && iptables -I DOCKER-USER -o $BRIDGE -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+  if have iptables && iptables -S FORWARD 2>/dev/null | grep -x -- '-P FORWARD DROP' >/dev/null &&
+    ! iptables -C "$chain" -i 'coi-+' -j ACCEPT 2>/dev/null; then
+    if [[ $1 == nftables ]]; then
+      warn "the host's FORWARD chain drops by default (Docker does that), so containers get no network. Allow it, at each boot: ${docker# && }"
+    else
+      warn "the host's FORWARD chain drops by default (Docker does that), so containers get no network. Incus uses iptables here, where a rule that accepts may come before those of a policy: have Docker leave the default as it is instead (\"ip-forward-no-drop\": true in /etc/docker/daemon.json), then: iptables -P FORWARD ACCEPT"
+    fi
   fi
 }
 
