@@ -54,6 +54,11 @@ class PermissionDeniedError(UnavailableError):
 
 
 _DAEMON_HINT = "start it: sudo systemctl start incus  (without systemd: sudo ./install.sh --start)"
+NOT_ENTERED = "Failed to retrieve PID of executing child process"
+"""What the client says, and ends with 255, when the daemon could not fork into the container:
+seen in one of ten starts on a busy machine while the init inside sets itself up. Nothing has
+run then."""
+
 _GROUP = "incus-admin"
 _GROUP_HINT = (
     f"join the group: sudo usermod -aG {_GROUP} $USER, then log in again (or run: newgrp {_GROUP})"
@@ -77,6 +82,10 @@ def _permission_hint() -> str:
     return _SESSION_HINT if joined else _GROUP_HINT
 
 
+_RESTRICTED_HINT = (
+    "the project or this client's certificate is restricted: incus project show NAME tells by "
+    "what; coi's own project is incus.project"
+)
 _SOURCE_HINT = "what is mounted must be there, on the host of the Incus daemon"
 _PORT_HINT = "does something listen on that port of the host already? ss -tulpn shows it"
 
@@ -131,8 +140,10 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         return IncusError(brief, details=message, code=code, hint=_SOURCE_HINT)
     if "starting proxy device" in low:  # Incus does not always say why
         return IncusError(brief, details=message, code=code, hint=_PORT_HINT)
-    if code == 403:
-        return PermissionDeniedError(brief, details=message, hint=_GROUP_HINT)
+    if code == 403 or "user does not have permission" in low:
+        return PermissionDeniedError(brief, details=message, hint=_RESTRICTED_HINT)
+    if "failed checking if instance creation allowed" in low:
+        return IncusError(brief, details=message, code=code, hint=_RESTRICTED_HINT)
     return IncusError(brief, details=message, code=code)
 
 

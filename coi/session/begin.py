@@ -11,6 +11,8 @@ from pathlib import Path
 
 from coi.api import Launch
 from coi.errors import CoiError
+from coi.incus.errors import NOT_ENTERED
+from coi.incus.instances import ENTER_DEADLINE, ENTER_POLL
 from coi.incus.process import Process, memory_file, read_all
 from coi.network.hosts import with_hosts
 from coi.session import inside
@@ -143,10 +145,10 @@ class Starting:
         Raises:
             CoiError: it could not be.
         """
-        deadline = time.monotonic() + inside.ENTER_DEADLINE
+        deadline = time.monotonic() + ENTER_DEADLINE
         exit_code, text = self._ended(session)
-        while inside.NOT_ENTERED in text and time.monotonic() < deadline:
-            time.sleep(inside.ENTER_POLL)
+        while NOT_ENTERED in text and time.monotonic() < deadline:
+            time.sleep(ENTER_POLL)
             self._begin()
             exit_code, text = self._ended(session)
         if exit_code == 0:

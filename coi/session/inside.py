@@ -28,12 +28,6 @@ NO_SESSION = 96
 NO_HOSTS = 97
 STOPPING = 75
 
-# What the client says when the daemon could not fork into the container: seen in one of
-# ten starts on a busy machine while the init inside sets itself up. Nothing has run then.
-NOT_ENTERED = "Failed to retrieve PID of executing child process"
-ENTER_DEADLINE = 10.0  # seconds to go on trying
-ENTER_POLL = 0.03  # seconds between two tries
-
 MEANING = {
     NO_USER: "the image has no user for sessions",
     NO_OWNER: "the user inside could not be given your uid",
