@@ -53,6 +53,7 @@ class PermissionDeniedError(UnavailableError):
     """This user may not open the daemon's socket."""
 
 
+_ENDING_HINT = "it waits for what runs (incus operation list); try again once it is back"
 _DAEMON_HINT = "start it: sudo systemctl start incus  (without systemd: sudo ./install.sh --start)"
 NOT_ENTERED = "Failed to retrieve PID of executing child process"
 """What the client says, and ends with 255, when the daemon could not fork into the container:
@@ -117,6 +118,10 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
     if "unix.socket" in low and ("connection refused" in low or "connect:" in low):
         return DaemonUnreachableError(
             "the Incus daemon does not answer", details=message, hint=_DAEMON_HINT
+        )
+    if code == 503 or low.endswith("shutting down"):
+        return DaemonUnreachableError(
+            f"{brief}: the Incus daemon is shutting down", details=message, hint=_ENDING_HINT
         )
     if "no space left on device" in low or "disk quota exceeded" in low:
         return PoolFullError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
+from coi.errors import CoiError, NotFoundError, RefusedError, UnavailableError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.session.body import RUN
@@ -144,12 +144,18 @@ def _stop(engine: Engine, row: Instance, timeout: int) -> bool:
             engine.instances.set_state(row.name, "stop", timeout=seconds)
         except MissingError:
             return False
+        except UnavailableError:
+            raise
         except CoiError:
             continue
         return True
     if not row.stopped:
-        with suppress(CoiError):  # whoever looks at it next sees whether it runs
+        try:
             engine.instances.set_state(row.name, "stop", force=True)
+        except UnavailableError:
+            raise
+        except CoiError:  # whoever looks at it next sees whether it runs
+            return True
     return True
 
 

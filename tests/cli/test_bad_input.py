@@ -81,6 +81,12 @@ def test_daemon_down(case: str, coi: CommandLine, project: Path, tmp_path: Path)
     assert "install.sh --start" in done.hint
 
 
+def test_daemon_that_is_ending(coi: CommandLine, project: Path, tmp_path: Path) -> None:
+    path = fake_incus(tmp_path / "bin", [("*", "daemon-stopping")])
+    done = coi("container", "delete", "coi-run", cwd=project, environment={"PATH": path})
+    assert_error(done, 4, "the Incus daemon is shutting down", hint="try again")
+
+
 @pytest.mark.parametrize("state", ["missing", "stale"])
 def test_daemon_down_with_the_real_client(
     state: str, coi: CommandLine, project: Path, tmp_path: Path

@@ -70,6 +70,7 @@ ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
     "create-quota-full": (PoolFullError, 1, "coi clean"),
     "create-unknown-key": (IncusError, 1, "no.such"),
     "create-unpack-full": (PoolFullError, 1, "coi clean"),
+    "daemon-stopping": (DaemonUnreachableError, UNAVAILABLE, "try again"),
     "delete-missing": (MissingError, NOT_FOUND, "Instance not found"),
     "delete-running": (IncusError, 1, "running"),
     "denied": (PermissionDeniedError, UNAVAILABLE, "usermod -aG incus-admin"),
