@@ -14,8 +14,6 @@ UNAVAILABLE = 4
 REFUSED = 5
 INTERRUPTED = 130
 
-_CONFIG_HINT = "docs/configuration.md lists the keys and what each takes"
-
 
 class CoiError(Exception):
     """An operation failed.
@@ -45,8 +43,10 @@ class UsageError(CoiError):
 class ConfigError(UsageError):
     """A configuration file has a wrong key, type or syntax (exit 2)."""
 
+    _where = "docs/configuration.md lists the keys and what each takes"
+
     def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
-        super().__init__(brief, details=details, hint=hint or _CONFIG_HINT)
+        super().__init__(brief, details=details, hint=hint or self._where)
 
 
 class NotFoundError(CoiError):
