@@ -184,10 +184,10 @@ wanted_packages() {
     fedora) incus=(incus incus-client) ;;
   esac
   case $HOST in
-    arch) others=(python dnsmasq nftables btrfs-progs iproute2 ca-certificates lxcfs) ;;
-    fedora) others=(python3 dnsmasq nftables btrfs-progs iproute ca-certificates lxcfs) ;;
+    arch) others=(python dnsmasq nftables btrfs-progs iproute2 ca-certificates acl lxcfs) ;;
+    fedora) others=(python3 dnsmasq nftables btrfs-progs iproute ca-certificates acl lxcfs) ;;
     jammy | noble | bookworm | trixie)
-      others=(dnsmasq-base uidmap nftables btrfs-progs mmdebstrap python3 python3-venv iproute2 ca-certificates)
+      others=(dnsmasq-base uidmap nftables btrfs-progs mmdebstrap python3 python3-venv iproute2 ca-certificates acl)
       # The Zabbly packages bring an lxcfs of their own.
       [[ $HOST == jammy ]] || others+=(lxcfs)
       [[ $OS != ubuntu ]] || others+=(debian-archive-keyring)
@@ -322,6 +322,29 @@ subids_step() {
       add_line "$file" "root:$uid:1"
     fi
   done
+}
+
+# True if a process of the user's is older than the membership: it has not got the group.
+older_session() { # USER
+  local uid gid
+  uid=$(id -u "$1")
+  gid=$(getent group "$GROUP" | cut -d: -f3)
+  awk -v uid="$uid" -v gid="$gid" '/^Uid:/ {own = $2 == uid} /^Gid:/ {in_it = $3 == gid}
+    /^Groups:/ && own {for (i = 2; i <= NF; i++) in_it += $i == gid; if (!in_it) found = 1}
+    END {exit !found}' < <(cat /proc/[0-9]*/status 2>/dev/null || true)
+}
+
+# Such a session is let in by an entry in the ACL of the socket, which is made anew at the next boot. The user could
+# have the group there at any time (newgrp), so this gives them nothing more.
+let_in_step() {
+  [[ $FOR_USER != root ]] || return 0
+  if [[ -n $DRY ]]; then
+    [[ -z $NEW_MEMBER ]] || run setfacl -m "u:$FOR_USER:rw" "$INCUS_DIR/unix.socket"
+  elif older_session "$FOR_USER"; then
+    step "sessions of $FOR_USER that are open"
+    printf '+ setfacl -m u:%s:rw %s\n' "$FOR_USER" "$INCUS_DIR/unix.socket" >>"$OUTPUT"
+    setfacl -m "u:$FOR_USER:rw" "$INCUS_DIR/unix.socket" >>"$OUTPUT" 2>&1 || NEEDS_LOGIN=1
+  fi
 }
 
 in_group() { ! bare && id -nG "$1" 2>/dev/null | tr ' ' '\n' | grep -x "$GROUP" >/dev/null; }
@@ -611,18 +634,39 @@ incus_step() {
   fi
 }
 
-# Things on the host that commonly cut containers off. Nothing is changed: they are the administrator's.
+# Things on the host that commonly cut containers off. Nothing is changed: they are the administrator's. Sessions are
+# on the bridges of their policies (coi-...), with --network=open and while an image is built on the profile's. What
+# these rules accept Incus still rejects by its own, which are in a table of their own with nftables.
 firewall_notes() {
   [[ -z $DRY && $(id -u) -eq 0 ]] || return 0
-  if command -v ufw >/dev/null 2>&1 && ufw status 2>/dev/null | grep '^Status: active' >/dev/null; then
-    warn "ufw is active and drops the containers' traffic. Allow it: ufw allow in on $BRIDGE && ufw route allow in on $BRIDGE && ufw route allow out on $BRIDGE"
+  local driver
+  driver=$(json /1.0 "it['environment']['firewall']")
+  firewall_hints "$driver"
+}
+
+firewall_hints() { # nftables OR xtables
+  local name chain=DOCKER-USER ufw='' zone='' docker=''
+  have iptables && iptables -S DOCKER-USER >/dev/null 2>&1 || chain=FORWARD
+  for name in "$BRIDGE" 'coi-+'; do # + is any ending, to all three of them
+    ufw+=" && ufw allow in on $name && ufw route allow in on $name && ufw route allow out on $name"
+    zone+=" && firewall-cmd --permanent --zone=trusted --change-interface=$name"
+    docker+=" && iptables -I $chain -i $name -j ACCEPT && iptables -I $chain -o $name -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+  done
+  if have ufw && ufw status 2>/dev/null | grep '^Status: active' >/dev/null &&
+    ! ufw status | grep -F 'on coi-+' >/dev/null; then
+    warn "ufw is active and drops the containers' traffic. Allow it: ${ufw# && }"
   fi
-  if command -v firewall-cmd >/dev/null 2>&1 && firewall-cmd --state >/dev/null 2>&1 &&
-    ! firewall-cmd --zone=trusted --list-interfaces 2>/dev/null | grep -w "$BRIDGE" >/dev/null; then
-    warn "firewalld is active and drops the containers' traffic. Allow it: firewall-cmd --zone=trusted --change-interface=$BRIDGE --permanent && firewall-cmd --reload"
+  if have firewall-cmd && firewall-cmd --state >/dev/null 2>&1 &&
+    ! firewall-cmd --zone=trusted --list-interfaces 2>/dev/null | grep -F 'coi-+' >/dev/null; then
+    warn "firewalld is active and drops the containers' traffic. Allow it: ${zone# && } && firewall-cmd --reload"
   fi
-  if command -v iptables >/dev/null 2>&1 && iptables -S FORWARD 2>/dev/null | grep -- '-P FORWARD DROP' >/dev/null; then
-    warn "the host's FORWARD chain drops by default (Docker does that), so containers get no network. Allow it: iptables -I DOCKER-USER -i $BRIDGE -j ACCEPT && iptables -I DOCKER-USER -o $BRIDGE -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+  if have iptables && iptables -S FORWARD 2>/dev/null | grep -x -- '-P FORWARD DROP' >/dev/null &&
+    ! iptables -C "$chain" -i 'coi-+' -j ACCEPT 2>/dev/null; then
+    if [[ $1 == nftables ]]; then
+      warn "the host's FORWARD chain drops by default (Docker does that), so containers get no network. Allow it, at each boot: ${docker# && }"
+    else
+      warn "the host's FORWARD chain drops by default (Docker does that), so containers get no network. Incus uses iptables here, where a rule that accepts may come before those of a policy: have Docker leave the default as it is instead (\"ip-forward-no-drop\": true in /etc/docker/daemon.json), then: iptables -P FORWARD ACCEPT"
+    fi
   fi
 }
 
@@ -840,7 +884,7 @@ the_end() {
   fi
   say "coi is ready. Next:"
   if [[ $FOR_USER != root && $FOR_USER != "${SUDO_USER:-$(id -un)}" ]]; then say "  su - $FOR_USER"; fi
-  if [[ -n $NEW_MEMBER && $FOR_USER == "${SUDO_USER:-$(id -un)}" ]]; then say "  newgrp $GROUP        # this shell does not know of the new group yet"; fi
+  if [[ -n $NEEDS_LOGIN && $FOR_USER == "${SUDO_USER:-$(id -un)}" ]]; then say "  newgrp $GROUP        # this shell does not know of the new group yet"; fi
   [[ -n $IMAGE ]] || say "  coi build"
   say "  cd your-project && coi shell"
   has_systemd || say "After a reboot, start the daemons again with: sudo $PREFIX/install.sh --start"
@@ -897,13 +941,14 @@ main() {
     say "use Incus (that is as good as root on this host), install coi in $PREFIX, and build the image."
     ask "Go on?" || fail "nothing was changed"
   fi
-  NEW_MEMBER=''
+  NEW_MEMBER='' NEEDS_LOGIN=''
   in_group "$FOR_USER" || [[ $FOR_USER == root ]] || NEW_MEMBER=1
   packages_step
   choose_python
   subids_step
   group_step
   daemon_step
+  let_in_step
   incus_step
   firewall_notes
   coi_step

@@ -43,6 +43,11 @@ class UsageError(CoiError):
 class ConfigError(UsageError):
     """A configuration file has a wrong key, type or syntax (exit 2)."""
 
+    _where = "docs/configuration.md lists the keys and what each takes"
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
+        super().__init__(brief, details=details, hint=hint or self._where)
+
 
 class NotFoundError(CoiError):
     """A named instance, image, session, tool or file does not exist (exit 3)."""

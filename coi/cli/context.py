@@ -166,6 +166,9 @@ def parse_environment(items: Sequence[str], host: Mapping[str, str]) -> dict[str
                 )
             value = host[name]
         if "\n" in value or "\0" in value or "\r" in value:
-            raise UsageError(f"--env {name}: the value has a newline or NUL")
+            raise UsageError(
+                f"--env {name}: the value has a newline or NUL",
+                hint="a value is a single line; a file can be mounted: --mount HOST:CONTAINER:ro",
+            )
         result[name] = value
     return result

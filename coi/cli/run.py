@@ -146,9 +146,11 @@ def _checked_prompt(text: str) -> str:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
-        raise UsageError("the prompt is not UTF-8 text") from None
+        raise UsageError(
+            "the prompt is not UTF-8 text", hint="iconv -t UTF-8 FILE | coi run --prompt -"
+        ) from None
     if "\0" in text:
-        raise UsageError("the prompt has a NUL character")
+        raise UsageError("the prompt has a NUL character", hint="it is text, as for a person")
     return text
 
 

@@ -28,7 +28,7 @@ from coi.config.model import (
     Ports,
     ToolSettings,
 )
-from coi.config.parse import MAX_SIZE, Layer, flags, nearest, parse, variables
+from coi.config.parse import MAX_SIZE, MEND, Layer, flags, nearest, parse, variables
 from coi.config.paths import SYSTEM_CONFIG, coi_home, expand, user_config
 from coi.config.text import dotted, printable
 from coi.errors import ConfigError, NotFoundError, RefusedError
@@ -250,7 +250,9 @@ def _profile(
     raise NotFoundError(
         f"there is no profile {shown}",
         details=f"defined are: {', '.join(names)}" if names else "no profile is defined",
-        hint=f"did you mean {guess[0]}?" if guess and guess[0] in names else "",
+        hint=f"did you mean {guess[0]}?"
+        if guess and guess[0] in names
+        else f"define it in the configuration: [profiles.{shown}]",
     )
 
 
@@ -275,13 +277,13 @@ def _read_file(path: Path) -> bytes | None:
     finally:
         os.close(descriptor)
     if len(data) > MAX_SIZE:
-        raise ConfigError(f"{printable(str(path))} is larger than {MAX_SIZE >> 20} MiB")
+        raise ConfigError(f"{printable(str(path))} is larger than {MAX_SIZE >> 20} MiB", hint=MEND)
     return data
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
     reason = getattr(error, "strerror", None) or str(error)
-    return ConfigError(f"cannot read {printable(str(path))}", details=reason)
+    return ConfigError(f"cannot read {printable(str(path))}", details=reason, hint=MEND)
 
 
 def _build(stack: _Stack, environ: Mapping[str, str]) -> Config:

@@ -18,6 +18,7 @@ from coi.config.text import dotted, printable
 from coi.errors import ConfigError
 
 MAX_SIZE = 1 << 20  # bytes of a configuration file of the user or the system
+MEND = "mend the file, or move it away: coi needs none"
 _TABLE = "a table"
 
 
@@ -50,12 +51,16 @@ def parse(data: bytes, place: str) -> Layer:
     try:
         table = tomli.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{place} is not UTF-8 text", details=f"at byte {error.start}") from None
+        raise ConfigError(
+            f"{place} is not UTF-8 text", details=f"at byte {error.start}", hint=MEND
+        ) from None
     except RecursionError:
-        raise ConfigError(f"{place} is not acceptable", details="nested too deeply") from None
+        raise ConfigError(
+            f"{place} is not acceptable", details="nested too deeply", hint=MEND
+        ) from None
     except ValueError as error:  # TOMLDecodeError, and int() of thousands of digits
         raise ConfigError(
-            f"{place} is not valid TOML", details=printable(str(error), 300)
+            f"{place} is not valid TOML", details=printable(str(error), 300), hint=MEND
         ) from None
     return _Reader(place).file(table)
 

@@ -16,8 +16,8 @@ from coi.image.progress import Progress, clean, last_line
 from coi.image.recipe import Step
 from coi.image.signals import deferred
 from coi.incus.client import Client
-from coi.incus.errors import MissingError
-from coi.incus.instances import Instance, Instances
+from coi.incus.errors import NOT_ENTERED, MissingError
+from coi.incus.instances import ENTER_DEADLINE, Instance, Instances
 from coi.incus.process import Completed, Process, memory_file
 
 TAG = "user.coi.build"  # the image's name
@@ -33,10 +33,7 @@ _POLL = 0.05  # seconds
 _BOOT_DEADLINE = 60  # seconds for systemd to start all
 _NETWORK_DEADLINE = 30  # seconds for an address by DHCP
 
-# What the client says, and all it says, when the daemon could not fork into the
-# container: now and then on a busy machine. Nothing has run then; it is tried again.
-_NOT_ENTERED = "Error: Failed to retrieve PID of executing child process"
-_ENTER_DEADLINE = 30.0  # seconds to go on trying
+_NOT_ENTERED = f"Error: {NOT_ENTERED}"  # and nothing else: then it is tried again
 _REMOVE_DEADLINE = 120.0  # seconds for operations that were under way
 _SHOWN_LINES = 15  # of a failed step's output in the error
 
@@ -201,17 +198,12 @@ class BuildContainer:
         Raises:
             CoiError: it took too long.
         """
-        deadline = time.monotonic() + _ENTER_DEADLINE
-        while True:
-            try:
-                done = self.instances.exec(
-                    self.name, _SHELL, stdin=script.encode(), timeout=timeout, cwd="/"
-                )
-            except TimeoutError as error:
-                raise CoiError("the build container does not answer", details=str(error)) from error
-            if done.error_text != _NOT_ENTERED or time.monotonic() > deadline:
-                return done
-            time.sleep(_POLL)
+        try:
+            return self.instances.exec(
+                self.name, _SHELL, stdin=script.encode(), timeout=timeout, cwd="/"
+            )
+        except TimeoutError as error:
+            raise CoiError("the build container does not answer", details=str(error)) from error
 
     def wait_for_boot(self) -> bool:
         """Until systemd has started all; False at the deadline. What runs earlier
@@ -256,7 +248,7 @@ class BuildContainer:
         Raises:
             CoiError: it failed or took too long.
         """
-        deadline = time.monotonic() + _ENTER_DEADLINE
+        deadline = time.monotonic() + ENTER_DEADLINE
         while True:
             code = self._run_once(step)
             if code == 0:

@@ -8,6 +8,8 @@ socket errors that are not there are how Go words them where the client does not
 
 from __future__ import annotations
 
+import os
+
 from coi.errors import CoiError, NotFoundError, UnavailableError
 
 
@@ -51,13 +53,41 @@ class PermissionDeniedError(UnavailableError):
     """This user may not open the daemon's socket."""
 
 
+_ENDING_HINT = "it waits for what runs (incus operation list); try again once it is back"
 _DAEMON_HINT = "start it: sudo systemctl start incus  (without systemd: sudo ./install.sh --start)"
+NOT_ENTERED = "Failed to retrieve PID of executing child process"
+"""What the client says, and ends with 255, when the daemon could not fork into the container:
+seen in one of ten starts on a busy machine while the init inside sets itself up. Nothing has
+run then."""
+
+_GROUP = "incus-admin"
 _GROUP_HINT = (
-    "join the group: sudo usermod -aG incus-admin $USER, then log in again "
-    "(or run: newgrp incus-admin)"
+    f"join the group: sudo usermod -aG {_GROUP} $USER, then log in again (or run: newgrp {_GROUP})"
+)
+_SESSION_HINT = (
+    f"you are in {_GROUP}, but this login session is older: log in again, or run: newgrp {_GROUP}"
 )
 
 
+def _permission_hint() -> str:
+    """How this user comes to be let in, who may have joined the group a moment ago."""
+    import grp
+    import pwd
+
+    try:
+        group = grp.getgrnam(_GROUP)
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return _GROUP_HINT
+    joined = name in group.gr_mem and group.gr_gid not in os.getgroups()
+    return _SESSION_HINT if joined else _GROUP_HINT
+
+
+_RESTRICTED_HINT = (
+    "the project or this client's certificate is restricted: incus project show NAME tells by "
+    "what; coi's own project is incus.project"
+)
+_SOURCE_HINT = "what is mounted must be there, on the host of the Incus daemon"
 _PORT_HINT = "does something listen on that port of the host already? ss -tulpn shows it"
 
 
@@ -77,7 +107,7 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         "permission denied" in low and "unix" in low
     ) or "you don't have the needed permissions" in low:
         return PermissionDeniedError(
-            "no permission to talk to Incus", details=message, hint=_GROUP_HINT
+            "no permission to talk to Incus", details=message, hint=_permission_hint()
         )
     if "daemon doesn't appear to be started" in low or (
         "no such file or directory" in low and "unix.socket" in low
@@ -88,6 +118,10 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
     if "unix.socket" in low and ("connection refused" in low or "connect:" in low):
         return DaemonUnreachableError(
             "the Incus daemon does not answer", details=message, hint=_DAEMON_HINT
+        )
+    if code == 503 or low.endswith("shutting down"):
+        return DaemonUnreachableError(
+            f"{brief}: the Incus daemon is shutting down", details=message, hint=_ENDING_HINT
         )
     if "no space left on device" in low or "disk quota exceeded" in low:
         return PoolFullError(
@@ -107,10 +141,14 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         )
     if code == 404 or low.endswith("not found"):
         return MissingError(brief, details=message)
+    if "missing source path" in low:
+        return IncusError(brief, details=message, code=code, hint=_SOURCE_HINT)
     if "starting proxy device" in low:  # Incus does not always say why
         return IncusError(brief, details=message, code=code, hint=_PORT_HINT)
-    if code == 403:
-        return PermissionDeniedError(brief, details=message, hint=_GROUP_HINT)
+    if code == 403 or "user does not have permission" in low:
+        return PermissionDeniedError(brief, details=message, hint=_RESTRICTED_HINT)
+    if "failed checking if instance creation allowed" in low:
+        return IncusError(brief, details=message, code=code, hint=_RESTRICTED_HINT)
     return IncusError(brief, details=message, code=code)
 
 

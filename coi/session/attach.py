@@ -6,6 +6,8 @@ import os
 import time
 
 from coi.errors import CoiError
+from coi.incus.errors import NOT_ENTERED
+from coi.incus.instances import ENTER_DEADLINE, ENTER_POLL
 from coi.incus.process import read_all
 from coi.session import inside
 from coi.session.begin import ATTACH_WAIT, Starting
@@ -73,14 +75,14 @@ def _on_terminal(
     engine: Engine, session: Session, args: list[str], starting: Starting | None
 ) -> tuple[int, bool]:
     """Run a client on this terminal; its exit code, and whether the daemon cut it off."""
-    deadline = time.monotonic() + inside.ENTER_DEADLINE
+    deadline = time.monotonic() + ENTER_DEADLINE
     with terminal_restored(), interrupts_inside():
         while True:
             exit_code, said = _client(engine, session, args, starting)
-            if inside.NOT_ENTERED not in said or time.monotonic() > deadline:
+            if NOT_ENTERED not in said or time.monotonic() > deadline:
                 break
             starting = None
-            time.sleep(inside.ENTER_POLL)
+            time.sleep(ENTER_POLL)
     if said:
         engine.report(said)
     return exit_code, bool(said)

@@ -15,6 +15,8 @@ from coi.api import Launch, Tool
 from coi.config.kinds import CREDENTIALS
 from coi.config.model import Defaults
 from coi.errors import CoiError, NotFoundError
+from coi.incus.errors import NOT_ENTERED
+from coi.incus.instances import ENTER_DEADLINE, ENTER_POLL
 from coi.incus.process import Process, memory_file, read_all
 from coi.network.hosts import with_hosts
 from coi.session import inside
@@ -216,10 +218,10 @@ class Starting:
         Raises:
             CoiError: it could not be.
         """
-        deadline = time.monotonic() + inside.ENTER_DEADLINE
+        deadline = time.monotonic() + ENTER_DEADLINE
         exit_code, text = self._ended(session)
-        while inside.NOT_ENTERED in text and time.monotonic() < deadline:
-            time.sleep(inside.ENTER_POLL)
+        while NOT_ENTERED in text and time.monotonic() < deadline:
+            time.sleep(ENTER_POLL)
             self._begin()
             exit_code, text = self._ended(session)
         if exit_code == 0:

@@ -16,9 +16,9 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from coi.incus.errors import NotEnteredError
+from coi.incus.errors import NOT_ENTERED, NotEnteredError
+from coi.incus.instances import ENTER_DEADLINE, ENTER_POLL
 from coi.incus.process import Process, Runner
-from coi.session.inside import ENTER_DEADLINE, ENTER_POLL
 from coi.session.sinks import Sink
 
 _CHUNK = 1 << 16
@@ -26,7 +26,7 @@ _PIECE = 4096  # PIPE_BUF: a pipe that is writable takes so much without blockin
 
 # What the client adds, by the exit code (measured, Incus 6.0.4): 126 and 127 are the
 # command's own and it says so each time; with 255 nobody could enter the container.
-_NOT_ENTERED = b"Error: Failed to retrieve PID of executing child process\n"
+_NOT_ENTERED = f"Error: {NOT_ENTERED}\n".encode()
 _LAST_WORDS = {
     126: b"Error: Command not executable\n",
     127: b"Error: Command not found\n",

@@ -31,12 +31,6 @@ NO_TOOL = 98
 STOPPING = 75
 NOT_BEGUN = 76
 
-# What the client says when the daemon could not fork into the container: seen in one of
-# ten starts on a busy machine while the init inside sets itself up. Nothing has run then.
-NOT_ENTERED = "Failed to retrieve PID of executing child process"
-ENTER_DEADLINE = 10.0  # seconds to go on trying
-ENTER_POLL = 0.03  # seconds between two tries
-
 
 class Saving(Enum):
     """What a save does besides."""

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
+from coi.errors import CoiError, NotFoundError, RefusedError, UnavailableError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.session.body import RUN
-from coi.session.finish import Outcome, dismiss, finish, finish_stopped
+from coi.session.finish import Outcome, dismiss, finish, finish_stopped, recover
 from coi.session.inside import Saving
 from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
 from coi.session.run import going, ours
@@ -25,6 +25,8 @@ _OTHER = 60.0  # seconds that another coi, attached to the session, has to finis
 
 def select(engine: Engine, names: Sequence[str], *, everything: bool) -> dict[str, Instance | None]:
     """The instances meant, by name, in one call; None where there is none of coi's.
+
+    What is not meant, but was left by a coi that is gone, is finished on the way.
 
     Args:
         everything: all sessions of this user and coi home.
@@ -39,6 +41,7 @@ def select(engine: Engine, names: Sequence[str], *, everything: bool) -> dict[st
     rows = {row.name: row for row in engine.instances.all()}
     if everything:
         return {n: row for n, row in rows.items() if is_session(row) and engine.attends(row)}
+    recover(engine, [row for name, row in rows.items() if name not in names])
     own = {n: row for n, row in rows.items() if is_coi(row)}
     return {name: own.get(name) for name in dict.fromkeys(names)}
 
@@ -144,12 +147,18 @@ def _stop(engine: Engine, row: Instance, timeout: int) -> bool:
             engine.instances.set_state(row.name, "stop", timeout=seconds)
         except MissingError:
             return False
+        except UnavailableError:
+            raise
         except CoiError:
             continue
         return True
     if not row.stopped:
-        with suppress(CoiError):  # whoever looks at it next sees whether it runs
+        try:
             engine.instances.set_state(row.name, "stop", force=True)
+        except UnavailableError:
+            raise
+        except CoiError:  # whoever looks at it next sees whether it runs
+            return True
     return True
 
 

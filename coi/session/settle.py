@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -75,14 +74,9 @@ def settle(
     """
     after: Sequence[str] = inside.become(user, "true") if user else ("true",)
     command = settled(with_hosts(hosts, *after))
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            done = engine.instances.exec(name, command, timeout=DEADLINE, cwd="/")
-        except TimeoutError:
-            return
-        if inside.NOT_ENTERED not in done.error_text or time.monotonic() > deadline:
-            break
-        time.sleep(inside.ENTER_POLL)
+    try:
+        done = engine.instances.exec(name, command, timeout=DEADLINE, cwd="/")
+    except TimeoutError:
+        return
     if (user is not None or hosts is not None) and done.exit_code != 0:
         raise cannot_work(name, done.exit_code, done.error_text)

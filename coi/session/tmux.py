@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coi.session.model import Engine
 
 _DEADLINE = 30.0  # seconds for one exec
+_MARK = b"coi\n"  # begins the input of `send`
 
 # Arguments: the user's name and home, the tmux session, what to do. Looks for the session
 # where `coi shell` starts it, in that user's own tmux, and in root's.
@@ -45,6 +46,7 @@ case $action in
   capture) t capture-pane -p -t "$pane" ;;
   raw) t capture-pane -p -e -t "$pane" ;;
   send)
+    read -r mark && [ "$mark" = coi ] || exit 1 # an exec that the daemon lost has no input
     t load-buffer -b "coi-$$" - || exit 1
     t if-shell -F -t "$pane" '#{pane_in_mode}' "send-keys -t '$pane' -X cancel" </dev/null
     t paste-buffer -p -d -b "coi-$$" -t "$pane" </dev/null || exit 1
@@ -69,10 +71,15 @@ class Found:
 
 
 def sessions(engine: Engine) -> list[Found]:
-    """This user's running containers that have their tmux session."""
+    """This user's running containers that have their tmux session, once the sessions that
+    nobody attends to are recovered."""
+    from coi.session.finish import recover
+
+    listed = engine.instances.all()
+    recover(engine, listed)
     rows = [
         row
-        for row in engine.instances.all()
+        for row in listed
         if row.running
         and engine.attends(row)
         and (is_session(row) or row.coi("state") in (RUN, CONTAINER))
@@ -94,7 +101,7 @@ def send(engine: Engine, name: str, text: str) -> str:
         CoiError: it does not run, or has no tmux session.
     """
     row = _row(engine, name)
-    _checked(row, _exec(engine, row, "send", text.encode("utf-8", "surrogateescape")))
+    _checked(row, _exec(engine, row, "send", _MARK + text.encode("utf-8", "surrogateescape")))
     return tmux_session(name)
 
 

@@ -66,7 +66,11 @@ def resolve(path: Path, *, private: Path) -> Workspace:
             f"the workspace does not exist: {text}", hint="-w/--workspace names a directory"
         ) from None
     except (OSError, RuntimeError) as error:
-        raise CoiError(f"cannot read the workspace: {text}", details=str(error)) from error
+        raise CoiError(
+            f"cannot read the workspace: {text}",
+            details=str(error),
+            hint="each directory on the way must let you through, each link lead somewhere",
+        ) from error
     for found in (place, source):  # `.` may be below a directory of any name
         check_text(os.fspath(found), "the workspace's path")
     if not stat.S_ISDIR(mode):

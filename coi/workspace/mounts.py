@@ -33,6 +33,7 @@ _CLOSED = tuple(
     map(PurePosixPath, (INSIDE, "/dev", "/proc", "/sys", "/home/code/.coi", "/root/.coi"))
 )
 STORAGE = "/storage"
+_EXAMPLE = "--mount ~/data:/data, or ~/data:/data:ro to keep it as it is"
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def parse(text: str) -> Mount:
     parts = text.split(":")
     readonly = len(parts) == 3 and parts[2] == "ro"
     if len(parts) not in (2, 3) or (len(parts) == 3 and parts[2] not in ("ro", "rw")):
-        raise UsageError(f"--mount needs HOST:CONTAINER[:ro], not {text!r}")
+        raise UsageError(f"--mount needs HOST:CONTAINER[:ro], not {text!r}", hint=_EXAMPLE)
     if not parts[0] or not parts[1]:
-        raise UsageError(f"--mount needs a host and a container path: {text!r}")
+        raise UsageError(f"--mount needs a host and a container path: {text!r}", hint=_EXAMPLE)
     return Mount(host=Path(parts[0]), container=parts[1], readonly=readonly)
 
 
@@ -87,7 +88,10 @@ def devices(
         item = _checked(str(mount.host), mount.container, mount.readonly, private)
         for other in wanted:
             if overlap(item.inside, other.inside):
-                raise UsageError(f"mounts overlap: {other.inside} and {item.inside}")
+                raise UsageError(
+                    f"mounts overlap: {other.inside} and {item.inside}",
+                    hint="give one of them another place inside",
+                )
         wanted.append(item)
     result: dict[str, dict[str, str]] = {}
     for number, item in enumerate(wanted, 1):
@@ -104,10 +108,12 @@ def _checked(given: str, container: str, readonly: bool, private: Path) -> _Want
     for text in (given, container):
         check_text(text, "a mount's path")
     if not container.startswith("/") or ".." in PurePosixPath(container).parts:
-        raise UsageError(f"a mount's container path must be absolute: {container}")
+        raise UsageError(f"a mount's container path must be absolute: {container}", hint=_EXAMPLE)
     inside = PurePosixPath("/" + container.lstrip("/"))  # // is a root of its own to pathlib
     if inside in _RESERVED or any(overlap(inside, place) for place in _CLOSED):
-        raise UsageError(f"a mount must not cover {container}")
+        raise UsageError(
+            f"a mount must not cover {container}", hint=f"choose a place of its own: {_EXAMPLE}"
+        )
     host = absolute(Path(given).expanduser())
     try:
         source = host.resolve(strict=True)
@@ -120,5 +126,8 @@ def _checked(given: str, container: str, readonly: bool, private: Path) -> _Want
     inner = private.resolve()
     check_text(str(source), "a mount's path")
     if overlap(inner, source):
-        raise RefusedError(f"will not share {given} with a container: it holds coi's own data")
+        raise RefusedError(
+            f"will not share {given} with a container: it holds coi's own data",
+            hint="mount the directory in it that is needed",
+        )
     return _Wanted(source, inside, readonly)

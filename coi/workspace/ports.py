@@ -44,7 +44,10 @@ def devices(defaults: Sequence[str], flags: Sequence[str]) -> dict[str, dict[str
     for text in dict.fromkeys([*defaults, *map(parse, flags)]):
         address, host, inside, protocol = ports.split(text)
         if (address, host, protocol) in taken:
-            raise UsageError(f"{address}:{host}/{protocol} is published twice")
+            raise UsageError(
+                f"{address}:{host}/{protocol} is published twice",
+                hint="choose another port of the host for one of them",
+            )
         taken.add((address, host, protocol))
         result[f"{PREFIX}{len(result) + 1}"] = {
             "type": "proxy",

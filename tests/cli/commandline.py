@@ -100,12 +100,12 @@ class CommandLine:
         )
 
 
-def assert_error(done: Done, code: int, words: str, *, hint: str | None = "") -> None:
+def assert_error(done: Done, code: int, words: str, *, hint: str = "") -> None:
     """An error as every command gives it: message, reason, hint, exit code.
 
     Args:
         words: in the first line.
-        hint: in the hint; None when none is promised.
+        hint: in the hint, which every error has.
     """
     assert done.code == code, done
     assert done.out == ""
@@ -115,9 +115,8 @@ def assert_error(done: Done, code: int, words: str, *, hint: str | None = "") ->
     assert len(lines[0]) < 400
     for unwanted in ("Traceback", "Usage:", 'File "', "\x1b", "does not handle"):
         assert unwanted not in done.err
-    if hint is not None:
-        assert done.hint
-        assert hint in done.hint
+    assert done.hint, done.err
+    assert hint in done.hint
 
 
 def fake_incus(directory: Path, answers: Sequence[tuple[str, str]]) -> str:

@@ -25,7 +25,7 @@ def coi(tmp_path: Path) -> CommandLine:
         (("--prompt", " \n\t"), "the prompt is empty", "--prompt TEXT"),
         (("--prompt", "x" * (1 << 17)), "longer than 131071 bytes", "file of the workspace"),
         (("--prompt", "ü" * (1 << 16)), "longer than 131071 bytes", "file of the workspace"),
-        (("--prompt", "\udcff"), "not UTF-8", None),
+        (("--prompt", "\udcff"), "not UTF-8", "UTF-8"),
         ((), "coi run needs a COMMAND, or --prompt TEXT", "--prompt"),
         (("--prompt", "x", "--format", "xml"), "invalid format", "pretty or"),
         (("--prompt", "x", "--persistent"), "--persistent and --prompt", "removed"),
@@ -33,9 +33,7 @@ def coi(tmp_path: Path) -> CommandLine:
         (("--prompt", "x", "--timeout", "-1"), "-1", "--help"),
     ],
 )
-def test_wrong_use(
-    coi: CommandLine, arguments: tuple[str, ...], words: str, hint: str | None
-) -> None:
+def test_wrong_use(coi: CommandLine, arguments: tuple[str, ...], words: str, hint: str) -> None:
     done = coi("run", OPEN, *arguments)
     assert_error(done, 2, words, hint=hint)
     assert coi.left() == []

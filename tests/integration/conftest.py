@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -120,6 +121,15 @@ def as_root() -> None:
     """For what only root can set up."""
     if os.getuid() != 0:
         pytest.skip("only root can set this up")
+
+
+@pytest.fixture
+def someone(as_root: None) -> Iterator[User]:
+    """A user of this machine whom no other test has, in no group but their own."""
+    name = f"coi-t{secrets.token_hex(3)}"
+    subprocess.run(["useradd", "--no-create-home", "--shell", "/bin/sh", name], check=True)
+    yield User.named(name)
+    subprocess.run(["userdel", name], check=True)
 
 
 @pytest.fixture(scope="session")

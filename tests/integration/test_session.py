@@ -309,6 +309,26 @@ def test_coi_killed_and_the_instance_stopped(host: Host, how: str) -> None:
     resumed.end()
 
 
+# What does not list containers for its own ends asks nothing more of Incus (docs/sessions.md).
+LISTING = {"tmux list": 0, "attach": 0, "kill none-such": 3, "persist none-such": 3}
+
+
+@pytest.mark.parametrize("command", LISTING)
+def test_a_command_that_lists_recovers(host: Host, command: str) -> None:
+    host.coi("shell", "--background").ok()
+    name = host.instance()
+    wait_for(lambda: "dummy>" in host.coi("tmux", "capture", name).out)
+    host.coi("tmux", "send", name, "remember CODE-PLUM").ok()
+    wait_for(lambda: "you said" in host.coi("tmux", "capture", name).out)
+    incus("stop", "--force", name).ok()
+    done = host.coi(*command.split())
+    assert done.code == LISTING[command], done.err
+    assert f"of {name}" in done.err
+    host.settled()
+    (saved,) = host.saved()
+    assert "CODE-PLUM" in said(host.state_file(saved["id"]))
+
+
 def test_terminal_modes_come_back(host: Host) -> None:
     # After SIGKILL the client ends a moment after coi: it is what puts them back.
     script = (

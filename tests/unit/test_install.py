@@ -98,6 +98,7 @@ def install_command(commands: list[str]) -> list[str]:
 
 
 DEBIAN_TOOLS = {
+    "acl",
     "lxcfs",
     "dnsmasq-base",
     "uidmap",
@@ -359,17 +360,64 @@ def test_a_private_interpreter_is_refused(host: Rehearsal, tmp_path: Path) -> No
     assert "not every user may read it" in done.stdout
 
 
-def call_function(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def call_function(
+    name: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Calls one function of the script, without its last line, which calls main."""
     text = SCRIPT.read_text().rstrip().removesuffix('main "$@"')
     return subprocess.run(
         ["bash", "-c", f'{text}\nsettings\n"$@"', "install.sh", name, *arguments],
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+FIREWALLS = {
+    "ufw": 'case $* in status) printf "Status: active\\n%s\\n" "$SEEN";; *) exit 1;; esac',
+    "firewall-cmd": 'case $* in *--state) ;; *--list-interfaces) echo "$SEEN";; *) exit 1;; esac',
+    "iptables": """case $* in
+  "-S FORWARD") echo "-P FORWARD DROP";;
+  "-S DOCKER-USER") [ -z "$NO_DOCKER" ];;
+  -C*) [ -n "$SEEN" ];;
+  *) exit 1;;
+esac""",
+}
+
+
+def firewall_hints(directory: Path, name: str, driver: str = "nftables", **probes: str) -> str:
+    """What is said of a firewall that is a stub: the real ones are not to be had in a test."""
+    stub = directory / name
+    stub.write_text(f"#!/bin/sh\n{FIREWALLS[name]}\n")
+    stub.chmod(0o755)
+    done = call_function("firewall_hints", driver, PATH=f"{directory}:/usr/bin:/bin", **probes)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", FIREWALLS)
+def test_a_firewall_that_cuts_containers_off(tmp_path: Path, name: str) -> None:
+    """Both bridges are named, the profile's and those that coi makes; once allowed, nothing."""
+    said = firewall_hints(tmp_path, name)
+    assert said.startswith("Warning: ")
+    assert said.count("\n") == 1
+    commands = said.partition(": ")[2].rpartition(": ")[2].strip().split(" && ")
+    for bridge in ("incusbr0", "coi-+"):
+        assert any(bridge in command for command in commands), commands
+    assert all(command.startswith(f"{name} ") for command in commands)
+    assert firewall_hints(tmp_path, name, SEEN="Anywhere on coi-+ ALLOW") == ""
+
+
+def test_no_rule_that_accepts_before_those_of_incus(tmp_path: Path) -> None:
+    assert "iptables -I DOCKER-USER -i coi-+ -j ACCEPT" in firewall_hints(tmp_path, "iptables")
+    alone = firewall_hints(tmp_path, "iptables", NO_DOCKER="1")
+    assert "iptables -I FORWARD -i coi-+ -j ACCEPT" in alone
+    said = firewall_hints(tmp_path, "iptables", "xtables")
+    assert "-j ACCEPT" not in said
+    assert "ip-forward-no-drop" in said
 
 
 def test_readable_by_all_looks_at_every_directory(tmp_path: Path) -> None:

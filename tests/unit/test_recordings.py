@@ -12,6 +12,7 @@ from coi.errors import NOT_FOUND, UNAVAILABLE, CoiError
 from coi.incus.acls import NetworkAcls
 from coi.incus.client import Client
 from coi.incus.errors import (
+    NOT_ENTERED,
     AlreadyExistsError,
     DaemonUnreachableError,
     ImageMissingError,
@@ -23,7 +24,8 @@ from coi.incus.errors import (
 )
 from coi.incus.images import Images
 from coi.incus.instances import Instances
-from coi.incus.networks import Networks
+from coi.incus.networks import TRIPPED, Networks
+from coi.incus.profiles import Profiles
 
 # Recording -> the error it means, its exit code, and words of its hint or details.
 ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
@@ -32,12 +34,21 @@ ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
     "acl-missing": (MissingError, NOT_FOUND, "ACL not found"),
     "acl-rule-invalid": (IncusError, 1, "Invalid subject"),
     "acl-taken": (AlreadyExistsError, 1, "already exists"),
+    "certificate-acl": (PermissionDeniedError, UNAVAILABLE, "certificate is restricted"),
+    "certificate-network": (PermissionDeniedError, UNAVAILABLE, "not allowed in project"),
+    "certificate-project": (PermissionDeniedError, UNAVAILABLE, "incus.project"),
+    "create-nic-acl": (IncusError, 1, "Failed adding bridge filter rules"),
+    "create-port-taken": (IncusError, 1, "listen on that port"),
+    "restricted-disk": (IncusError, 1, "incus project show"),
+    "restricted-network": (PermissionDeniedError, UNAVAILABLE, "incus project show"),
+    "restricted-nic": (IncusError, 1, "not allowed in project"),
     "network-acl-missing": (IncusError, 1, '"coi-none" does not exist'),
     "network-clash": (IncusError, 1, "Address already in use"),
     "network-delete-missing": (MissingError, NOT_FOUND, "Network not found"),
     "network-key-unknown": (IncusError, 1, "security.none"),
     "network-missing": (MissingError, NOT_FOUND, "Network not found"),
     "network-not-here": (IncusError, 1, "does not support non-default projects"),
+    "network-tripped": (IncusError, 1, TRIPPED),
     "network-taken": (AlreadyExistsError, 1, "already exists"),
     "alias-delete-missing": (MissingError, NOT_FOUND, "alias not found"),
     "alias-move-missing": (MissingError, NOT_FOUND, "alias not found"),
@@ -46,7 +57,7 @@ ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
     "change-missing": (MissingError, NOT_FOUND, "Instance not found"),
     "change-unknown-key": (IncusError, 1, "no.such"),
     "create-alias-unknown": (ImageMissingError, NOT_FOUND, "coi build"),
-    "create-disk-missing": (IncusError, 1, 'Missing source path "/home/user/none"'),
+    "create-disk-missing": (IncusError, 1, "must be there"),
     "create-fingerprint-unknown": (ImageMissingError, NOT_FOUND, "coi build"),
     "create-name-invalid": (IncusError, 1, "alphanumeric"),
     "create-name-raced": (AlreadyExistsError, 1, "busy"),
@@ -59,6 +70,7 @@ ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
     "create-quota-full": (PoolFullError, 1, "coi clean"),
     "create-unknown-key": (IncusError, 1, "no.such"),
     "create-unpack-full": (PoolFullError, 1, "coi clean"),
+    "daemon-stopping": (DaemonUnreachableError, UNAVAILABLE, "try again"),
     "delete-missing": (MissingError, NOT_FOUND, "Instance not found"),
     "delete-running": (IncusError, 1, "running"),
     "denied": (PermissionDeniedError, UNAVAILABLE, "usermod -aG incus-admin"),
@@ -68,6 +80,7 @@ ERRORS: dict[str, tuple[type[CoiError], int, str]] = {
     "image-import-not-a-tar": (IncusError, 1, "Unsupported compression"),
     "image-info-missing": (MissingError, NOT_FOUND, '"none" not found'),
     "instance-missing": (MissingError, NOT_FOUND, "Instance not found"),
+    "profile-missing": (MissingError, NOT_FOUND, "Profile not found"),
     "operation-missing": (MissingError, NOT_FOUND, "Operation not found"),
     "publish-missing": (MissingError, NOT_FOUND, "Instance not found"),
     "publish-running": (IncusError, 1, "running instance"),
@@ -90,14 +103,17 @@ EXECS = {
     "exec-7": (7, False),
     "exec-frozen": (1, True),
     "exec-missing": (1, True),
+    "exec-entered": (0, False),
+    "exec-not-entered": (255, True),
     "exec-not-found": (127, True),
     "exec-stopped": (1, True),
 }
 
 # What is parsed by a test below, or answers nothing but yes.
 ANSWERS = frozenset({
-    "acl", "acl-create", "acl-delete", "acl-replace", "network", "network-create",
-    "network-delete", "network-update",
+    "acl", "acl-create", "acl-delete", "acl-replace", "acls", "network", "network-create",
+    "network-delete", "network-forwards", "network-forwards-none", "network-update", "networks",
+    "profile", "server",
     "alias-delete", "alias-move", "alias-new", "change", "create", "create-accepted",
     "image-delete", "image-import", "images", "images-none", "instance", "instances-1",
     "instances-2", "instances-none", "operations", "operations-running", "publish-accepted",
@@ -132,7 +148,7 @@ def test_error(name: str) -> None:
     assert words in f"{error.details}\n{error.hint}"
     assert not error.brief.endswith(".")
     assert "\n" not in error.brief
-    assert "Error:" not in error.details.splitlines()[0]
+    assert not error.details.startswith("Error:")
     if exit_code == UNAVAILABLE:
         assert error.hint
     assert len(error.details.splitlines()) < 30
@@ -144,7 +160,8 @@ def test_answer_is_no_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EXECS))
-def test_exec(name: str) -> None:
+def test_exec(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coi.incus.instances.ENTER_DEADLINE", -1)
     exit_code, client_failed = EXECS[name]
     recording = load(name)
     instance = recording.argv[2]
@@ -234,6 +251,45 @@ def test_a_network_and_its_acl() -> None:
         "egress": [{"action": "allow", "state": "enabled", "destination": "198.51.100.10"}],
         "ingress": [],
     }
+
+
+def test_lists_of_networks_and_acls() -> None:
+    ours, loopback = Networks(player("networks")).all()
+    assert (ours.name, ours.managed) == ("coi-recnet", True)
+    assert (loopback.name, loopback.type, loopback.managed) == ("lo", "loopback", False)
+    assert [acl.name for acl in NetworkAcls(player("acls")).all()] == ["coi-recnet"]
+
+
+def test_network_forwards() -> None:
+    found = Networks(player("network-forwards")).forwards("coi-recnet")
+    assert found == {"198.51.100.77": "10.219.7.9"}
+    assert Networks(player("network-forwards-none")).forwards("coi-recnet") == {}
+
+
+def test_a_profile_and_none() -> None:
+    profile = Profiles(player("profile")).find("default")
+    assert profile is not None
+    assert profile.devices["root"] == {"type": "disk", "path": "/", "pool": "default"}
+    assert profile.devices["eth0"]["type"] == "nic"
+    assert Profiles(player("profile-missing")).find("none") is None
+
+
+def test_what_the_server_can() -> None:
+    server = player("server").query("GET", "/1.0")
+    assert {"network_acl", "network_bridge_acl_devices"} <= set(server["api_extensions"])
+
+
+def test_a_container_that_could_not_be_entered_is_entered_again() -> None:
+    assert load("exec-not-entered").stderr == f"Error: {NOT_ENTERED}\n"
+    client = player("exec-not-entered", "exec-not-entered", "exec-entered")
+    assert Instances(client).exec("coi-run", ["true"]).exit_code == 0
+    assert len(client.runner.calls) == 3
+
+
+def test_a_network_that_the_daemon_tripped_over_is_deleted_again() -> None:
+    client = player("network-tripped", "network-delete")
+    Networks(client).delete("coi-recnet")
+    assert len(client.runner.calls) == 2
 
 
 def test_no_network_and_no_acl() -> None:

@@ -169,7 +169,8 @@ def test_unreadable_as_an_ordinary_user(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "1 the workspace is not readable | coi runs with your own rights: chmod or chown the "
         "directory",
-        "1 cannot read the workspace | ",
+        "1 cannot read the workspace | each directory on the way must let you through, each link "
+        "lead somewhere",
         "1 the workspace is not readable | coi runs with your own rights: chmod or chown the "
         "directory",
     ]
