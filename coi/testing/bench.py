@@ -73,6 +73,8 @@ def find_setup(tool: str, given: str, directory: Path) -> ModelSetup:
 
 
 def _module(place: str, directory: Path) -> Any:
+    if not place:
+        raise ImportError("it names no module")
     if not place.endswith(".py"):
         return importlib.import_module(place)
     spec = importlib.util.spec_from_file_location("coi_setup", directory / place)
