@@ -26,11 +26,11 @@ RUN_TIMEOUT = 300.0  # seconds for a headless answer
 AT_REST = 3.0  # seconds without output after which a screen is taken for drawn
 _ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
-# The processes on the session's terminal below the launcher, children first.
+# The processes on the session's terminal below the launcher; some may have ended by then.
 _KILL = r"""
-tree() { for child in $(cat /proc/"$1"/task/*/children); do tree "$child"; echo "$child"; done; }
+tree() { for child in $(cat /proc/"$1"/task/*/children); do echo "$child"; tree "$child"; done; }
 export TMUX_TMPDIR="$HOME/.coi"
-kill -9 $(tree "$(tmux list-panes -a -F '#{pane_pid}' | head -n 1)")
+kill -9 $(tree "$(tmux list-panes -a -F '#{pane_pid}' | head -n 1)") || true
 """
 
 
@@ -73,6 +73,8 @@ def find_setup(tool: str, given: str, directory: Path) -> ModelSetup:
 
 
 def _module(place: str, directory: Path) -> Any:
+    if not place:
+        raise ImportError("it names no module")
     if not place.endswith(".py"):
         return importlib.import_module(place)
     spec = importlib.util.spec_from_file_location("coi_setup", directory / place)

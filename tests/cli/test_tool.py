@@ -134,11 +134,31 @@ def test_what_would_go_in_now(site: Path) -> None:
     assert "credentials" in done.stderr
 
 
+def test_new(site: Path, tmp_path: Path) -> None:
+    where = tmp_path / "a b"
+    done = coi(site, "tool", "new", "parrot", "--dir", str(where))
+    assert (done.returncode, done.stdout) == (0, f"Wrote {where}\n")
+    assert f"Next: cd '{where}'" in done.stderr
+    assert f"{sys.executable} -m pip install ." in done.stderr
+    assert "coi shell --tool parrot --image coi-parrot" in done.stderr
+    assert (where / "coi_parrot.py").is_file()
+    again = coi(site, "tool", "new", "parrot", "--dir", str(where))
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"Error: {str(where)!r} is there already" in again.stderr
+    assert "Hint: coi tool new parrot --dir ANOTHER" in again.stderr
+    taken = coi(site, "tool", "new", "it", "--dir", str(tmp_path / "it"))
+    assert (taken.returncode, taken.stdout) == (2, "")
+    assert "the name 'it' is taken by coi-it 1.0" in taken.stderr
+    assert not (tmp_path / "it").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "code", "text"),
     [
         (["info", "nope"], 3, "Hint: installed tools: claude, "),
         (["info"], 2, "coi tool info --help"),
+        (["new"], 2, "coi tool new --help"),
+        (["new", "No/Name"], 2, "bad tool name 'No/Name'"),
         (["info", "it", "--format", "xml"], 2, "invalid format"),
         (["list", "--format", "xml"], 2, "invalid format"),
         ([], 2, "coi tool list"),
