@@ -15,9 +15,9 @@ _SESSIONS = ".aider/sessions"
 _CHAT = "chat.md"
 _SAID = re.compile(rb"^#### ", re.MULTILINE)  # what the user said, in a chat.md
 
-# Of the output of a headless run: what aider says of itself before the answer, and after it.
+# Of the output of a headless run: what aider says of itself before the answer, and what it cost.
 _HEAD = re.compile(r"\A(?:.*\n)*?Aider v.*\n(?:.+\n)*")
-_TAIL = re.compile(r"\n+Tokens: [^\n]* sent, [^\n]* received\.[^\n]*(?:\nCost: [^\n]*)?\s*\Z")
+_TOKENS = re.compile(r"^Tokens: .* sent, .* received\..*\n*", re.MULTILINE)
 
 # The launcher. Left alone, aider keeps an index in the workspace, makes a repository where
 # there is none, and writes a placeholder for your name into one that has none.
@@ -107,7 +107,7 @@ rm -rf "$home"
 
     def answer(self, output: str) -> Answer:
         """The output without aider's announcements; its session is found in the state."""
-        return Answer(_TAIL.sub("", _HEAD.sub("", output, count=1)).strip())
+        return Answer(_TOKENS.sub("", _HEAD.sub("", output, count=1)).strip())
 
     def host_files(self, host_environment: Mapping[str, str]) -> Sequence[HostFile]:
         """The configuration, which may hold keys, and definitions of models."""

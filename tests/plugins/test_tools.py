@@ -112,8 +112,9 @@ def test_codex_gets_its_settings_as_flags(tmp_path: Path) -> None:
 SAID = {
     "aider": (
         "some notice\nAider v0.86.2\nModel: x with whole edit format\nGit repo: none\n\n"
-        "The answer.\n\nIts second part.\n\nTokens: 10 sent, 5 received. Cost: $0.01 message.\n",
-        "The answer.\n\nIts second part.",
+        "The answer.\n\nIts second part.\n\n"
+        "Tokens: 10 sent, 5 received. Cost: $0.01 message.\n\na.py\nApplied edit to a.py\n",
+        "The answer.\n\nIts second part.\n\na.py\nApplied edit to a.py",
         None,
     ),
     "codex": (
