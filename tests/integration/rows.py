@@ -6,7 +6,7 @@ import json
 import uuid
 from typing import Any
 
-from harness import Host, incus
+from harness import Host, incus, query
 
 from coi.session.locks import place_of
 
@@ -63,7 +63,7 @@ def make(
         "start": start,
         "ephemeral": ephemeral,
     }
-    incus("query", "-X", "POST", "--wait", "-d", json.dumps(body), "/1.0/instances").ok()
+    assert query("/1.0/instances", "-X", "POST", "--wait", "-d", json.dumps(body))
     return str(body["name"])
 
 
