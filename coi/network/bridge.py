@@ -31,6 +31,7 @@ from coi.incus.client import Client
 from coi.incus.errors import AlreadyExistsError
 from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import TRIPPED, Network, Networks
+from coi.incus.shield import shielded
 from coi.network.attachment import Attachment, Scope, same_tags
 from coi.network.host import HostView
 from coi.network.names import front_dnsmasq, raw_dnsmasq
@@ -248,6 +249,10 @@ class _Bridge:
                     _drop_network(self.client, name)  # an answer can be lost
                     raise
                 last = error
+            except BaseException:  # a signal: it may be there by now
+                with shielded():
+                    _drop_network(self.client, name)
+                raise
             else:
                 return address
         raise _no_subnet(last)

@@ -15,6 +15,7 @@ from coi.errors import CoiError, RefusedError
 from coi.incus.acls import NetworkAcls
 from coi.incus.client import Client
 from coi.incus.errors import AlreadyExistsError, PermissionDeniedError
+from coi.incus.shield import shielded
 from coi.network.addresses import RangeSet
 from coi.network.attachment import Attachment, Backend, digest, same_tags
 from coi.network.names import raw_dnsmasq
@@ -85,8 +86,9 @@ def hold_acl(client: Client, name: str, tags: Mapping[str, str], wanted: Mapping
             acls.create(name, tags, wanted)
         except AlreadyExistsError:
             continue
-        except CoiError:  # it may be there all the same: an answer can be lost
-            drop_acl(client, name)
+        except BaseException:  # it may be there: an answer can be lost, a signal come
+            with shielded():
+                drop_acl(client, name)
             raise
         return True
     raise CoiError(f"cannot make network ACL {name}", details="it comes and goes")

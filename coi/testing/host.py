@@ -25,6 +25,7 @@ from coi.testing.screen import Screen
 
 BASE = Path("/var/tmp")  # not below a home: other users must get there
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FENCES = ("networks", "network-acls")
 
 
 @dataclass
@@ -237,8 +238,36 @@ class Host:
                         found[int(entry.name)] = line.decode("utf-8", "replace")
         return found
 
+    def networks(self) -> list[str]:
+        """The test's networks and network ACLs, as paths of the REST API, in the order in which
+        they can be deleted."""
+        rows = {kind: query(f"/1.0/{kind}?recursion=1") or [] for kind in _FENCES}
+        return [
+            f"/1.0/{kind}/{name}"
+            for kind, found in rows.items()
+            for name in sorted(str(row["name"]) for row in found if self._is_mine(row["config"]))
+        ]
+
+    def _is_mine(self, config: Mapping[str, str] | None) -> bool:
+        return (config or {}).get("user.coi.prefix") == self.prefix
+
+    def refreshers(self) -> list[int]:
+        """Processes that keep addresses new for this world; they carry none of its environment."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                mine = any(word.startswith(os.fsencode(self.coi_home)) for word in words)
+                if mine and b"coi.network.refresher" in words:
+                    found.append(int(entry.name))
+        return found
+
     def leaks(self) -> list[str]:
-        """What is left of the test that should not be, after a moment's patience."""
+        """What is left of the test that should not be, after a moment's patience.
+
+        A policy's network stays when its last session ends, by design: a test that makes one
+        ends with ``coi clean``.
+        """
         problems: list[str] = []
         for screen in self.screens:
             if screen.alive():
@@ -256,6 +285,11 @@ class Host:
         with suppress(AssertionError):
             wait_for(lambda: not self.pids(), timeout=10)
         problems += [f"process {pid}: {line}" for pid, line in self.pids().items()]
+        problems += [f"{path} in Incus" for path in self.networks()]
+        # one looks once a minute whether anything runs: no longer than that
+        with suppress(AssertionError):
+            wait_for(lambda: not self.refreshers(), timeout=75)
+        problems += [f"process {pid} keeps addresses new" for pid in self.refreshers()]
         for lock in self.coi_home.glob("locks/*"):
             if _held(lock):
                 problems.append(f"lock held: {lock.name}")
@@ -279,11 +313,13 @@ class Host:
             for pipe in (process.stdout, process.stderr):
                 if pipe:
                     pipe.close()
-        for pid in self.pids():
+        for pid in (*self.pids(), *self.refreshers()):
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         for name in self.instances():
             incus("delete", "--force", name)
+        for path in self.networks():
+            incus("query", "-X", "DELETE", path)
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -175,7 +175,7 @@ def ovn(daemon: None, testhosts: None) -> Iterator[str]:
     stands = query("/1.0/networks/ovnnet0") is not None
     done = subprocess.run([FIXTURES / "ovn", "up"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    project = "coi-test-ovn"
+    project = f"coi-test-{secrets.token_hex(3)}"  # tests of another checkout may be at it
     shared = [f"features.{what}=false" for what in ("images", "networks", "storage.volumes")]
     try:
         incus("project", "create", project, *(word for key in shared for word in ("-c", key))).ok()

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import NamedTuple
 
 from coi.incus.client import Client
 from coi.incus.process import Runner
@@ -49,6 +51,98 @@ for word in sys.argv[1:]:
 """
 
 
+# Connects to two addresses, each in turns, until its input ends; then four numbers. Before
+# that, for each line of its input, whether a connection that it holds to the second answers.
+_TRAFFIC = r"""
+import socket, sys, threading
+allowed, denied, got = sys.argv[1], sys.argv[2], [0, 0, 0, 0]
+held = []
+if len(sys.argv) > 3:
+    held = [socket.create_connection((host, 8000), 10) for host in (allowed, denied)]
+print("begun", flush=True)
+def answers(held):
+    held.settimeout(5)
+    try:
+        held.send(b"GET / HTTP/1.0\r\n\r\n")
+        return "kept" if held.recv(4) == b"HTTP" else "cut"
+    except OSError: return "cut"
+if held:
+    sys.stdin.readline()
+    print(answers(held[1]), flush=True)
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+def tries(host, at, wait):
+    while not over.is_set():
+        try: socket.create_connection((host, 8000), wait).close(); got[at] += 1
+        except OSError: got[at + 1] += 1
+        over.wait(0.005)
+both = [threading.Thread(target=tries, args=a) for a in ((allowed, 0, 2), (denied, 2, 0.3))]
+[t.start() for t in both]; [t.join() for t in both]
+print(*got, answers(held[0]) if held else "none", flush=True)
+over.wait(0.1)
+"""
+
+
+class Seen(NamedTuple):
+    """What became of connections to an allowed and to a denied address, and of one held."""
+
+    passed: int
+    lost: int
+    leaked: int
+    refused: int
+    held: str
+
+
+class Traffic:
+    """Connections from inside a container, in turns to an allowed and to a denied address.
+
+    Args:
+        hold: one to each is opened first, and held; then :meth:`revoked` comes first.
+        command: what runs another command in the container's network.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        allowed: str,
+        denied: str,
+        *,
+        hold: bool = False,
+        command: Sequence[str] = (),
+    ) -> None:
+        enter = command or ["incus", "exec", name, "-T", "--"]
+        words = [*enter, "python3", "-c", _TRAFFIC, allowed, denied]
+        self._process = subprocess.Popen(
+            [*words, *(["hold"] if hold else [])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Traffic:
+        assert self._said() == "begun"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def revoked(self) -> str:
+        """Whether the connection to what is now denied is ``kept`` or ``cut``; then it begins."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._said()
+
+    def end(self) -> Seen:
+        """Stop, and say what was seen."""
+        out, _ = self._process.communicate(timeout=30)
+        passed, lost, leaked, refused, held = out.split()
+        return Seen(int(passed), int(lost), int(leaked), int(refused), held)
+
+
 @contextmanager
 def guard(loaded: bool) -> Iterator[None]:
     """The guard of the host's resolvers is loaded meanwhile, or is not; as root."""
@@ -70,9 +164,29 @@ def guard(loaded: bool) -> Iterator[None]:
         have(before, loaded)
 
 
+@contextmanager
+def port_53_guard() -> Iterator[None]:
+    """OVN lets nothing pass by its source port alone meanwhile (docs/network.md); as root."""
+    done = subprocess.run(["ovn-nbctl", "ls-list"], capture_output=True, check=True, text=True)
+    found = re.search(r"incus-net(\d+)-ls-int", done.stdout)
+    assert found, done.stdout
+    of_instances = f"inport == @incus_net{found[1]}"  # the router's own: names from outside
+    rule = [found[0], "from-lport", "32767", f"{of_instances} && udp.src == 53"]
+    subprocess.run(["ovn-nbctl", "--wait=hv", "--may-exist", "acl-add", *rule, "drop"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ovn-nbctl", "acl-del", *rule], check=True)
+
+
+def kept_answers(directory: Path) -> list[Path]:
+    """The files of answers of a coi home: each is named by its policy's hash."""
+    return [path for path in directory.glob("*.json") if re.fullmatch("[0-9a-f]+", path.stem)]
+
+
 def age(directory: Path) -> None:
     """Make every answer an hour old."""
-    for path in directory.glob("????????.json"):
+    for path in kept_answers(directory):
         row = json.loads(path.read_text())
         for answer in row["answers"].values():
             answer["resolved_at"] = "2026-01-01T00:00:00+00:00"

@@ -8,7 +8,7 @@ from typing import Any
 
 from coi.session.locks import place_of
 from coi.testing.host import Host
-from coi.testing.machine import incus
+from coi.testing.machine import incus, query
 
 
 def keys(host: Host, **changes: str | None) -> dict[str, str]:
@@ -63,7 +63,7 @@ def make(
         "start": start,
         "ephemeral": ephemeral,
     }
-    incus("query", "-X", "POST", "--wait", "-d", json.dumps(body), "/1.0/instances").ok()
+    assert query("/1.0/instances", "-X", "POST", "--wait", "-d", json.dumps(body))
     return str(body["name"])
 
 

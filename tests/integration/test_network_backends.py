@@ -14,26 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
+from statistics import median
 
 import pytest
+from effective import chain, disagreements, ranges
 from netbox import ALLOWLIST, ANSWERS, BLOCKED, OTHER, PUBLIC, RESTRICTED, World, guard
 
 from coi.errors import CoiError, RefusedError
+from coi.incus.acls import NetworkAcls
 from coi.incus.client import Client
+from coi.incus.networks import Networks
 from coi.incus.process import Runner
-from coi.network.attachment import Attachment
-from coi.network.bridge import names_of
+from coi.network.bridge import candidates, names_of
 from coi.network.fence import Fence, sweep
 from coi.network.host import view
 from coi.network.nic import refused_start
-from coi.testing.machine import Result, incus, query
-
-
-def nft(pattern: str) -> str:
-    done = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, text=True)
-    found = re.search(pattern + r" \{\n(.*?)\n\t\}", done.stdout, re.DOTALL)
-    assert found, pattern
-    return found[1]
+from coi.network.policy import Surroundings
+from coi.testing.machine import incus, query
 
 
 def calls(box: World) -> int:
@@ -43,9 +40,7 @@ def calls(box: World) -> int:
 def test_made_once_then_at_most_one_call(box: World) -> None:
     fence = box.fence()
     assert fence.recorded() is None
-    start = time.monotonic()
     made = fence.prepare()
-    assert time.monotonic() - start < 3, "1.1 s measured"
     assert calls(box) <= 7
     assert box.objects() == ["acl", "network", "network"]
     before = calls(box)
@@ -68,13 +63,18 @@ def test_rules_in_the_kernel_and_what_gets_through(box: World, testhosts: None) 
         assert sweep(box.client, box.scope) == []
     second = box.launch(2, dict(made.device))
     gateway = str(made.gateway)
-    chain = nft(f"chain acl.{made.network}")
-    assert f'iifname "{made.network}" ip daddr {PUBLIC} accept' in chain
-    assert re.search(f'iifname "{made.network}" log prefix "[^"]+" reject', chain)
-    assert chain.count("accept") == 3, "what stands, the host, and the list"
+    comes, goes = f'iifname "{made.network}"', f'oifname "{made.network}"'
+    assert chain(f"acl.{made.network}") == [
+        "ct state established,related accept",
+        f"{goes} ip saddr {gateway} accept",
+        f"{comes} ip daddr {PUBLIC} accept",
+        f'{comes} log prefix "{made.acl}-egress " reject',
+        f'{goes} log prefix "{made.acl}-ingress " reject',
+    ]
     for direction in ("in", "fwd"):
-        filtered = nft(f"chain {direction}.{first}.eth0")
+        filtered = "\n".join(chain(f"{direction}.{first}.eth0", "bridge"))
         assert "ether type ip6 drop" in filtered
+        assert re.search(r"ether saddr != [\da-f:]{17} drop", filtered)
         assert "ip saddr !=" in filtered
     sibling = incus("exec", second, "--", "hostname", "-I").out.split()[0]
     subprocess.run(["incus", "exec", second, "--", "sh", "-c",
@@ -89,6 +89,57 @@ def test_rules_in_the_kernel_and_what_gets_through(box: World, testhosts: None) 
     control = box.launch(3, {"type": "nic", "name": "eth0", "network": "incusbr0"})
     words = [f"{target},8000" for target in (PUBLIC, *BLOCKED, OTHER)]
     assert box.probe(control, *words) == ["open"] * len(words)
+
+
+def test_rules_of_restricted_in_the_kernel(box: World) -> None:
+    """All that is between a session and the rest: DNS and DHCP, then the policy, then nothing."""
+    made = box.fence(RESTRICTED).prepare()
+    net = made.network
+    comes, goes = f'iifname "{net}"', f'oifname "{net}"'
+    stands, host, public, *refused = chain(f"acl.{net}")
+    assert stands == "ct state established,related accept"
+    assert host == f"{goes} ip saddr {made.gateway} accept"
+    assert re.fullmatch(rf"{comes} ip daddr \{{ [\d., -]+ \}} accept", public)
+    seen = Surroundings(view().addresses, made.gateway)
+    assert disagreements(ranges(public), RESTRICTED, seen) == []
+    assert refused == [f"{comes} reject", f"{goes} reject"]
+    jumps = {comes: f"{comes} jump acl.{net}", goes: f"{goes} jump acl.{net}"}
+    hook, *rules = chain(f"aclfwd.{net}")
+    assert "hook forward" in hook
+    assert rules == list(jumps.values())
+    for way, side, port in (("in", comes, "dport"), ("out", goes, "sport")):
+        hook, *rules = chain(f"acl{way}.{net}")
+        assert f"hook {way}put" in hook
+        assert rules[-1] == jumps[side], "what is left is the policy's"
+        dns_and_dhcp = rf"{side} (tcp {port} 53|udp {port} (53|67|547)|icmp(v6)? type .*) accept"
+        assert [rule for rule in rules[:-1] if not re.fullmatch(dns_and_dhcp, rule)] == []
+
+
+def test_a_new_policy_costs_little(box: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """1.5 s, or on a slow or busy machine three times what a network and an ACL alone take.
+
+    An allowlist of names is the dearest, with two networks. What else the machine does only
+    adds to all of it, so the shortest of three counts.
+    """
+    bare, ours = [], []
+    for number in range(3):
+        name = f"{box.prefix}{number}"
+        subnet = next(candidates(name, view().subnets))
+        started = time.monotonic()
+        incus("network", "acl", "create", name).ok()
+        keys = (f"ipv4.address={subnet[1]}/24", "ipv4.nat=true", "ipv6.address=none")
+        incus("network", "create", name, *keys, f"security.acls={name}").ok()
+        bare.append(time.monotonic() - started)
+        Networks(box.client).delete(name)
+        NetworkAcls(box.client).delete(name)
+        fence = box.fence()
+        started = time.monotonic()
+        fence.prepare()
+        ours.append(time.monotonic() - started)
+        assert len(sweep(box.client, box.scope)) == 2
+    with capsys.disabled():
+        print(f" [median: a policy {median(ours):.2f} s, a network {median(bare):.2f} s]", end="")
+    assert min(ours) < max(1.5, 3 * min(bare)), (ours, bare)
 
 
 def test_resolvers_at_other_addresses_of_the_host_are_closed_by_root_alone(
@@ -277,36 +328,6 @@ def test_nic_starts_with_its_rules_or_not_at_all(box: World) -> None:
         assert "nft_reject_bridge" in refused.hint
     else:
         fence.verify(made)
-
-
-OVN_PROFILE = "ovntest"  # of fixtures/ovn
-
-
-def test_ovn(box: World, ovn: str) -> None:
-    fence = box.fence(backend="auto", profile=OVN_PROFILE)
-    made: Attachment = fence.prepare()
-    assert made.backend == "ovn"
-    assert box.objects() == ["acl"]
-    before = calls(box)
-    assert box.fence(backend="auto", profile=OVN_PROFILE).recorded() == made
-    name = box.launch(1, dict(made.device), OVN_PROFILE)
-    assert fence.verify(made) == made
-    assert calls(box) == before + 2
-    resolver = str(made.nameservers[0])
-    words = [f"{target},8000" for target in (PUBLIC, *BLOCKED, OTHER, str(made.gateway))]
-    assert box.probe(name, *words) == ["open"] + ["closed"] * (len(words) - 1)
-    assert box.probe(name, f"{resolver},53,_gateway.incus", f"{resolver},53") == ["closed"] * 2
-    listed: Result = Result((), 0, _ovn_acls(), "")
-    assert f"ip4.dst == {PUBLIC}" in listed.out
-    open_fence = box.fence(RESTRICTED, backend="ovn", profile=OVN_PROFILE)
-    asked = box.launch(2, dict(open_fence.prepare().device), OVN_PROFILE)
-    assert box.probe(asked, f"{resolver},53,_gateway.incus") == [resolver]
-    assert box.probe(asked, *words) == ["open"] + ["closed"] * 4 + ["open", "closed"]
-
-
-def _ovn_acls() -> str:
-    command = ["ovn-nbctl", "--timeout=5", "--bare", "--columns=match", "list", "acl"]
-    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
 def test_the_host_knows_its_addresses(daemon: None) -> None:

@@ -5,65 +5,62 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from netbox import OTHER, PUBLIC, World, age
+from netbox import BLOCKED, OTHER, PUBLIC, Traffic, World, age
 from piping import module_host
 
 from coi.network import refresher
 from coi.network.policy import Policy
 from coi.testing.host import Host
-from coi.testing.machine import User, incus, wait_for
+from coi.testing.machine import Result, User, incus, wait_for
 
 NAME = "moves.coi-test"
 HOSTS = Path("/etc/hosts")
 
-# Connects to two addresses in turns until its input ends; then four numbers.
-TRAFFIC = r"""
-import socket, sys, threading
-over = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-allowed, denied, got = sys.argv[1], sys.argv[2], [0, 0, 0, 0]
-def tries(host, at, wait):
-    while not over.is_set():
-        try: socket.create_connection((host, 8000), wait).close(); got[at] += 1
-        except OSError: got[at + 1] += 1
-        over.wait(0.005)
-both = [threading.Thread(target=tries, args=a) for a in ((allowed, 0, 2), (denied, 2, 0.3))]
-[t.start() for t in both]; [t.join() for t in both]
-print(*got, flush=True)
-over.wait(0.1)
-"""
+Resolves = Callable[[Mapping[str, str]], None]
+
+STAYS = "stays.coi-test"
 
 
-def test_fifty_refreshes_under_traffic(box: World, testhosts: None) -> None:
-    """Nothing that is denied passes at any moment, and what is allowed goes on."""
+@pytest.mark.parametrize("backend", ["bridge", "ovn"])
+def test_fifty_refreshes_under_traffic(
+    request: pytest.FixtureRequest, box: World, testhosts: None, backend: str
+) -> None:
+    """Nothing that is denied passes at any moment, and what is allowed goes on.
+
+    A connection that stands to what is revoked goes on standing on a bridge, whose firewall
+    lets through what stands; OVN cuts it.
+    """
+    profile = "default"
+    if backend == "ovn":
+        request.getfixturevalue("ovn")
+        profile = "ovntest"
     policy = Policy("allowlist", domains=("moves.example", "pub.example"))
     stays = {"pub.example": (IPv4Address(PUBLIC),)}
-    fence = box.fence(policy, answers=stays)
+    answers = {**stays, "moves.example": (IPv4Address(OTHER),)}
+    fence = box.fence(policy, answers=answers, backend=backend, profile=profile)
     made = fence.prepare()
-    name = box.launch(1, dict(made.device))
-    command = ["incus", "exec", name, "-T", "--", "python3", "-c", TRAFFIC, PUBLIC, OTHER]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as traffic:
+    name = box.launch(1, dict(made.device), profile)
+    with Traffic(name, PUBLIC, OTHER, hold=True) as traffic:
+        made = fence.refresh(made, stays)
+        assert traffic.revoked() == {"bridge": "kept", "ovn": "cut"}[backend]
         for number in range(50):
             moved = IPv4Address(f"203.0.113.{number + 1}")
             made = fence.refresh(made, {**stays, "moves.example": (moved,)})
-        out, _ = traffic.communicate(timeout=30)
-    passed, lost, leaked, refused = map(int, out.split())
-    assert leaked == 0
-    assert refused > 50
-    assert passed > 1000
-    assert lost / passed < 0.005, f"{lost} of {passed + lost}"
+        seen = traffic.end()
+    assert seen.leaked == 0
+    assert seen.refused > 50
+    assert seen.passed > 200
+    assert seen.lost / seen.passed < 0.005, seen
+    assert seen.held == "kept"
     # the last answers stand, and no earlier one does
-    assert box.destinations(made.acl) == {PUBLIC, "203.0.113.50"}
+    assert box.destinations(made.acl) - {str(made.gateway)} == {PUBLIC, "203.0.113.50"}
 
 
 def test_answers_that_fail_leave_what_stands(box: World, tmp_path: Path) -> None:
@@ -103,12 +100,13 @@ def test_answers_that_fail_leave_what_stands(box: World, tmp_path: Path) -> None
 
 
 @pytest.fixture
-def resolves(as_root: None) -> Iterator[object]:
-    """Sets what the host resolves :data:`NAME` to; /etc/hosts is as it was afterwards."""
+def resolves(as_root: None) -> Iterator[Resolves]:
+    """Sets what the host resolves names to; /etc/hosts is as it was afterwards."""
     before = HOSTS.read_text()
 
-    def to(address: str) -> None:
-        HOSTS.write_text(f"{before.rstrip()}\n{address} {NAME}\n")
+    def to(answers: Mapping[str, str]) -> None:
+        lines = "".join(f"{address} {name}\n" for name, address in answers.items())
+        HOSTS.write_text(f"{before.rstrip()}\n{lines}")
 
     yield to
     HOSTS.write_text(before)
@@ -121,29 +119,12 @@ def host(daemon: None, image: str, user: User, testhosts: None) -> Iterator[Host
         made.coi("clean", "--force").ok()
 
 
-def refreshers(host: Host) -> list[int]:
-    """Processes that keep something of this world new."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words = (entry / "cmdline").read_text().split("\0")
-            except OSError:
-                continue
-            if "coi.network.refresher" in words and any(
-                word.startswith(str(host.coi_home)) for word in words
-            ):
-                found.append(int(entry.name))
-    return found
-
-
-def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) -> None:
-    assert callable(resolves)
+def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: Resolves) -> None:
     environ = {
-        "COI_NETWORK_ALLOWED_DOMAINS": NAME,
+        "COI_NETWORK_ALLOWED_DOMAINS": f"{NAME},{STAYS}",
         "COI_NETWORK_REFRESH_INTERVAL_MINUTES": "1",
     }
-    resolves(PUBLIC)
+    resolves({NAME: PUBLIC, STAYS: PUBLIC})
     name = f"{host.prefix}moves"
     flags = ("--network=allowlist", "container", "launch", host.image, name)
     host.coi(*flags, environ=environ).ok()
@@ -157,19 +138,23 @@ def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) ->
         return incus("exec", name, "--", "python3", "-c", script).code == 0
 
     wait_for(lambda: gets(PUBLIC))
-    (first,) = refreshers(host)
+    (first,) = host.refreshers()
     assert os.getsid(first) == first, "a closed terminal is nothing to it"
     environment = Path(f"/proc/{first}/environ").read_bytes()
     assert b"COI_" not in environment
     directory = host.coi_home / "network"
 
-    resolves(OTHER)
-    age(directory)
-    wait_for(lambda: gets(OTHER), timeout=30)
-    assert not gets(PUBLIC)
+    with Traffic(name, PUBLIC, BLOCKED[0]) as traffic:
+        resolves({NAME: OTHER, STAYS: PUBLIC})
+        age(directory)
+        wait_for(lambda: gets(OTHER), timeout=30)
+        assert not gets(PUBLIC)
+        seen = traffic.end()
+    assert (seen.leaked, seen.refused > 0, seen.passed > 50) == (0, True, True), seen
+    assert seen.lost / seen.passed < 0.005, seen
 
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: not refreshers(host))
+    wait_for(lambda: not host.refreshers())
 
     def refreshing() -> object:
         rows = json.loads(host.coi("network", "status", "--format", "json").ok().out)
@@ -178,15 +163,52 @@ def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) ->
     assert refreshing() == [False]
     host.coi("list").ok()
     wait_for(lambda: refreshing() == [True])
-    (second,) = refreshers(host)
+    (second,) = host.refreshers()
     threads = [threading.Thread(target=lambda: host.coi("list").ok()) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wait_for(lambda: refreshers(host) == [second])
+    wait_for(lambda: host.refreshers() == [second])
 
     incus("delete", "--force", name).ok()
     age(directory)
-    wait_for(lambda: not refreshers(host), timeout=30)
+    wait_for(lambda: not host.refreshers(), timeout=30)
     assert not list(directory.glob("refresh-*.json"))
+
+
+def test_zero_minutes_is_never_again(host: Host, resolves: Resolves) -> None:
+    """No process, and a later start asks nobody: what was found at first goes on for good."""
+    directory = host.coi_home / "network"
+
+    def start(minutes: int, *words: str) -> Result:
+        environ = {
+            "COI_NETWORK_ALLOWED_DOMAINS": NAME,
+            "COI_NETWORK_REFRESH_INTERVAL_MINUTES": str(minutes),
+        }
+        return host.coi("--network=allowlist", *words, environ=environ).ok()
+
+    look = ("run", "python3", "-c", LOOK)
+    resolves({NAME: PUBLIC})
+    start(0, "container", "launch", host.image, f"{host.prefix}stays")
+    age(directory)
+    resolves({NAME: OTHER})
+    assert start(0, *look).out.split() == [PUBLIC, "open", "closed"]
+    host.coi("list").ok()
+    assert host.refreshers() == []
+    assert not list(directory.glob("refresh-*.json"))
+    # the control: the same start asks where it may
+    assert start(1, *look).out.split() == [OTHER, "closed", "open"]
+    assert len(wait_for(host.refreshers)) == 1
+    host.drop()
+    age(directory)
+
+
+# The address of the name, and which of the two is reached.
+LOOK = f"""
+import socket
+def tried(host):
+    try: socket.create_connection((host, 8000), 4).close(); return "open"
+    except OSError: return "closed"
+print(socket.gethostbyname("{NAME}"), tried("{PUBLIC}"), tried("{OTHER}"))
+"""
