@@ -52,7 +52,7 @@ class ModelSetup:
     submit: str = "\r"
     exit: str = "/exit"
     runs_commands: bool = False
-    patience: float = 60.0
+    patience: float = 120.0
 
     @property
     def needs_model(self) -> bool:
