@@ -40,6 +40,9 @@ class Scope:
     def name(self, policy: Policy, backend: Backend, parent: str = "") -> str:
         """Of the ACL, and of the network: 12 characters, interfaces have at most 15.
 
+        Too short to say whose it is: the tags do, and what has the name without them is
+        another's.
+
         Args:
             parent: the network that the NIC is on, where it is not one of ours.
         """
@@ -101,7 +104,7 @@ def _digest(*parts: str) -> str:
 
 def record_path(scope: Scope, policy: Policy, wanted: str) -> Path:
     """The file of the record for a policy and the backend that was asked for."""
-    key = _digest(policy.hash, scope.prefix, str(scope.owner), wanted)[:8]
+    key = _digest(policy.hash, scope.prefix, str(scope.owner), wanted)[:32]
     return scope.directory / f"attached-{key}.json"
 
 
