@@ -60,7 +60,7 @@ def run(
             shift=place.shift,
             environment=environment,
             devices=place.devices,
-            fence=place.fence,
+            network=place.network,
             timeout=timeout,
             terminal=terminal_name(),
             stdin=passed_input(),

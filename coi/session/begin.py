@@ -68,6 +68,8 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
     else:
         command = inside.unpack(session.user)
     command = with_hosts(session.hosts, *command)
+    if session.created:  # Docker's own interfaces may come with one that is restarted
+        command = session.ground.alone(command)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
     return Starting(lambda errors: _spawn_fed(engine, args, state_path, packed, errors))
 
@@ -152,6 +154,8 @@ class Starting:
         if exit_code == 0:
             self.succeeded = True
             return
+        if refused := session.ground.not_alone(exit_code, text):
+            raise refused
         meaning = inside.MEANING.get(exit_code)
         if meaning:
             raise CoiError(

@@ -13,6 +13,7 @@ from coi.session.body import CONTAINER, RUN
 from coi.session.containers import check_name, find
 from coi.session.model import is_session
 from coi.session.naming import tmux_session
+from coi.session.network import watch
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
@@ -70,9 +71,11 @@ class Found:
 
 def sessions(engine: Engine) -> list[Found]:
     """This user's running containers that have their tmux session."""
+    found = engine.instances.all()
+    watch(engine.home, found)
     rows = [
         row
-        for row in engine.instances.all()
+        for row in found
         if row.running
         and engine.attends(row)
         and (is_session(row) or row.coi("state") in (RUN, CONTAINER))

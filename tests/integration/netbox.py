@@ -19,8 +19,8 @@ from harness import incus, query
 
 from coi.incus.client import Client
 from coi.incus.process import Runner
+from coi.network import resolvers
 from coi.network.attachment import Scope
-from coi.network.bridge import DNS_GUARD
 from coi.network.fence import Answers, Fence, sweep
 from coi.network.policy import Policy
 
@@ -54,21 +54,36 @@ for word in sys.argv[1:]:
 def guard(loaded: bool) -> Iterator[None]:
     """The guard of the host's resolvers is loaded meanwhile, or is not; as root."""
     table = ["table", "inet", "coi_dns"]
-    before = not subprocess.run(
-        ["nft", "list", *table], capture_output=True, check=False
-    ).returncode
+    rules = not subprocess.run(["nft", "list", *table], capture_output=True, check=False).returncode
+    stamp = resolvers.guarded()
 
-    def have(wanted: bool, there: bool) -> None:
-        if wanted:
-            subprocess.run(["nft", "-f", "-"], input=DNS_GUARD, text=True, check=True)
-        elif there:
+    def have(rules: bool, stamp: bool) -> None:
+        resolvers.load()
+        if not rules:
             subprocess.run(["nft", "delete", *table], check=True)
+        if not stamp:
+            resolvers.STAMP.unlink()
 
-    have(loaded, before)
+    have(loaded, loaded)
     try:
         yield
     finally:
-        have(before, loaded)
+        have(rules, stamp)
+
+
+def refreshers(home: Path) -> list[int]:
+    """Processes that keep something of a coi home right; not the children that they have."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_text().split("\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if "coi.network.refresher" in words and any(w.startswith(str(home)) for w in words):
+                found[int(entry.name)] = parent
+    return [number for number, parent in found.items() if parent not in found]
 
 
 def age(directory: Path) -> None:

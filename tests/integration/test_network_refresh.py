@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from harness import Host, User, incus, wait_for
-from netbox import OTHER, PUBLIC, World, age
+from netbox import OTHER, PUBLIC, World, age, refreshers
 from piping import module_host
 
-from coi.network import refresher
+from coi.network import upkeep
+from coi.network.duty import duty_of
 from coi.network.policy import Policy
 
 NAME = "moves.coi-test"
@@ -82,19 +83,19 @@ def test_answers_that_fail_leave_what_stands(box: World, tmp_path: Path) -> None
         assert isinstance(answer, list)
         return answer
 
-    duty = refresher.duty_of(fence, made)
-    assert refresher.refresh(directory, duty, lookup)
+    duty = duty_of(fence, made)
+    assert upkeep.mend(directory, duty, lookup)
     assert box.destinations(made.acl) == {PUBLIC}
     age(directory)
     for bad in (OSError("no answer"), ["10.0.0.1"], ["169.254.169.254"], []):
         said["answer"] = bad
-        assert not refresher.refresh(directory, duty, lookup), "it is due again"
+        assert not upkeep.mend(directory, duty, lookup), "it is due again"
         assert box.destinations(made.acl) == {PUBLIC}
     said["answer"] = [OTHER]
     gone = replace(duty, project="no-such-project")
-    assert not refresher.refresh(directory, gone, lookup)
+    assert not upkeep.mend(directory, gone, lookup)
     assert box.destinations(made.acl) == {PUBLIC}
-    assert refresher.refresh(directory, duty, lookup), "what was not done is done the next time"
+    assert upkeep.mend(directory, duty, lookup), "what was not done is done the next time"
     assert box.destinations(made.acl) == {OTHER}
     text = log.read_text()
     for word in ("does not resolve", "does not let through", "not refreshed", OTHER):
@@ -120,22 +121,6 @@ def host(daemon: None, image: str, user: User, testhosts: None) -> Iterator[Host
         made.coi("clean", "--force").ok()
 
 
-def refreshers(host: Host) -> list[int]:
-    """Processes that keep something of this world new."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words = (entry / "cmdline").read_text().split("\0")
-            except OSError:
-                continue
-            if "coi.network.refresher" in words and any(
-                word.startswith(str(host.coi_home)) for word in words
-            ):
-                found.append(int(entry.name))
-    return found
-
-
 def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) -> None:
     assert callable(resolves)
     environ = {
@@ -156,7 +141,7 @@ def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) ->
         return incus("exec", name, "--", "python3", "-c", script).code == 0
 
     wait_for(lambda: gets(PUBLIC))
-    (first,) = refreshers(host)
+    (first,) = refreshers(host.coi_home)
     assert os.getsid(first) == first, "a closed terminal is nothing to it"
     environment = Path(f"/proc/{first}/environ").read_bytes()
     assert b"COI_" not in environment
@@ -168,7 +153,7 @@ def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) ->
     assert not gets(PUBLIC)
 
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: not refreshers(host))
+    wait_for(lambda: not refreshers(host.coi_home))
 
     def refreshing() -> object:
         rows = json.loads(host.coi("network", "status", "--format", "json").ok().out)
@@ -177,15 +162,15 @@ def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: object) ->
     assert refreshing() == [False]
     host.coi("list").ok()
     wait_for(lambda: refreshing() == [True])
-    (second,) = refreshers(host)
+    (second,) = refreshers(host.coi_home)
     threads = [threading.Thread(target=lambda: host.coi("list").ok()) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wait_for(lambda: refreshers(host) == [second])
+    wait_for(lambda: refreshers(host.coi_home) == [second])
 
     incus("delete", "--force", name).ok()
     age(directory)
-    wait_for(lambda: not refreshers(host), timeout=30)
+    wait_for(lambda: not refreshers(host.coi_home), timeout=30)
     assert not list(directory.glob("refresh-*.json"))
