@@ -101,7 +101,7 @@ def test_one_that_runs_is_not_taken_for_another(place: Place) -> None:
     assert place.reaches() == REACHED["open"]
     before = place.made(), place.duties()
     session = place.host.listed()[0]["session_id"]
-    ways: tuple[tuple[str, ...], ...] = (SLOT, (f"--resume={session}",), ("--resume=",))
+    ways: tuple[tuple[str, ...], ...] = (SLOT, (f"--resume={session}",))
     for mode in ("restricted", "allowlist"):
         for way in ways:
             flags = (f"--network={mode}", "shell", "--background", *way)

@@ -175,7 +175,7 @@ def test_a_profile_that_moves_is_seen(box: World) -> None:
         duty = duty_of(fence, made)
         assert upkeep.look(file, duty) == DONE
         assert fence.recorded() == made
-        incus("profile", "device", "set", profile, NIC, "mtu=1400").ok()
+        incus("profile", "device", "set", profile, NIC, "limits.max=1Gbit").ok()
         assert upkeep.look(file, duty) == DONE
         assert fence.recorded() is None, "the next start looks"
         assert fence.held(made.acl) == made, "and what runs is kept right"
