@@ -126,7 +126,7 @@ tell_failure() { # EXIT CODE, COMMAND AS TEXT
 put_file() { # PATH, its new content on standard input
   if [[ -n $DRY ]]; then
     say "+ write $1:"
-    sed '11,$d; s/^/    /'
+    sed '16,$d; s/^/    /'
   else
     mkdir -p "$(dirname "$1")"
     cat >"$1.coi-new"
@@ -796,11 +796,14 @@ guard_step() {
 Description=Keep sessions of coi from other resolvers of this host
 After=network-pre.target nftables.service
 PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=$nft -f $rules
+ExecStart=$BIN_DIR/coi network guard --load
+ExecReload=$BIN_DIR/coi network guard --load
+ExecStopPost=/bin/rm -f /run/coi-network-guard
 
 [Install]
 WantedBy=multi-user.target
@@ -815,7 +818,8 @@ U
 
 load_guard() {
   local rules=$PREFIX/network-guard.nft
-  if [[ -n $DRY || -s $rules ]]; then run nft -f "$rules"; fi
+  # It leaves a stamp in /run, by which users' coi knows that the rules are loaded.
+  if [[ -n $DRY || -s $rules ]]; then run "$BIN_DIR/coi" network guard --load; fi
 }
 
 image_step() {

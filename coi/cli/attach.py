@@ -29,11 +29,13 @@ def attach(
 
 def run(context: Context, name: str | None, *, bash: bool) -> None:
     """Attach, and finish the session as `coi shell` would."""
+    from coi.cli.place import network_of
     from coi.incus.shield import shielded
     from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish, recover
     from coi.session.model import from_instance, is_headless, is_session
     from coi.session.naming import instance_name
+    from coi.session.network import agree
     from coi.session.terminal import need_terminal
     from coi.workspace.directory import absolute
 
@@ -59,6 +61,8 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         context.output.result("\n".join(lines))
         return
     need_terminal()
+    if context.values.get("network") is not None:
+        agree(active[0], network_of(context), context.output.notice)
     session = from_instance(engine, active[0], attached=True)
     context.output.notice(f"Attaching to {session.instance}...")
     attended = session.lock.try_acquire()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -30,13 +29,13 @@ def launch(
 
     Example: coi container launch coi my-container
     """
-    from coi.cli.place import fence_of
+    from coi.cli.place import network_of
     from coi.session import containers
 
     context = context_of(ctx)
     containers.check_name(name)
-    fence = partial(fence_of, context)
-    containers.launch(context.engine, alias, name, ephemeral=ephemeral, fence=fence)
+    network = network_of(context)
+    containers.launch(context.engine, alias, name, ephemeral=ephemeral, network=network)
     context.output.notice(f"Launched {name}")
 
 

@@ -74,11 +74,13 @@ def explain(
     from coi.network.explain import explain as judge
     from coi.network.explain import target
     from coi.session.containers import check_name
+    from coi.session.network import watch
 
     context = context_of(ctx)
     as_json = _checked(format_)
     address, port = target(host)
     row = context.engine.instances.get(check_name(name))
+    watch(context.home, [row])
     found = judge(context.client, row.config, address, port)
     if as_json:
         context.output.data(found.as_data())
@@ -145,20 +147,34 @@ def route(
 def _with_address(context: Context, name: str) -> Instance:
     """One container, its address known; one call."""
     from coi.session.containers import check_name
+    from coi.session.network import watch
 
     check_name(name)
-    row = next((r for r in context.engine.instances.all(state=True) if r.name == name), None)
+    rows = context.engine.instances.all(state=True)
+    watch(context.home, rows)
+    row = next((r for r in rows if r.name == name), None)
     if row is None:
         raise NotFoundError(f"{name} not found", hint="coi list")
     return row
 
 
 @app.command(cls=Command)
-def guard(ctx: typer.Context) -> None:
+def guard(
+    ctx: typer.Context,
+    load: Annotated[
+        bool, typer.Option("--load", help="Load it, as root, and let every coi know that it is.")
+    ] = False,
+) -> None:
     """Print the nftables rule that keeps sessions from the host's other resolvers.
 
-    Example: coi network guard | sudo nft -f -
+    Example: sudo coi network guard --load
     """
+    from coi.network import resolvers
     from coi.network.bridge import DNS_GUARD
 
-    context_of(ctx).output.result(DNS_GUARD.rstrip("\n"))
+    output = context_of(ctx).output
+    if load:
+        resolvers.load()
+        output.notice("Sessions ask no resolver of this host but their own")
+    else:
+        output.result(DNS_GUARD.rstrip("\n"))

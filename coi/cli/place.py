@@ -23,14 +23,14 @@ class Place:
     Attributes:
         shift: mounts are idmapped.
         devices: of ``--mount``, ``--storage``, ``--publish`` and the configuration.
-        fence: makes the network policy's.
+        network: that is asked for.
     """
 
     workspace: Workspace
     user: SessionUser
     shift: bool
     devices: Mapping[str, Mapping[str, str]]
-    fence: Fencing
+    network: Fencing
 
 
 def place_of(context: Context) -> Place:
@@ -62,12 +62,30 @@ def place_of(context: Context) -> Place:
             ),
             **ports.devices(config.ports.publish, context.values.get("publish") or ()),
         },
-        partial(fence_of, context),
+        network_of(context),
     )
 
 
-def fence_of(context: Context) -> Fence | None:
-    """What the network policy becomes; None where the mode is open.
+def network_of(context: Context) -> Fencing:
+    """The network that a command line and the configuration ask for."""
+    from coi.session.network import OPEN, Fencing
+
+    flag = context.values.get("network") is not None
+    mode = context.loaded.config.network.mode
+    if mode == OPEN:
+        return Fencing(flag=flag)
+    return Fencing(mode, flag, partial(_policy, context), partial(_fence, context))
+
+
+def _policy(context: Context) -> str:
+    from coi.network.policy import Policy
+
+    policy = Policy.of(context.loaded.config.network)
+    return policy.hash if policy else ""
+
+
+def _fence(context: Context) -> Fence | None:
+    """What the network policy becomes.
 
     The names of an allowlist are resolved here where their last answers are too old.
 
@@ -75,8 +93,6 @@ def fence_of(context: Context) -> Fence | None:
         UsageError: the allowlist has an entry that cannot be.
         RefusedError: the daemon is on another host.
     """
-    if context.loaded.config.network.mode == "open":
-        return None
     from coi.network.start import fence
 
     return fence(

@@ -101,7 +101,7 @@ def _run(
             shift=place.shift,
             environment=environment,
             devices=place.devices,
-            fence=place.fence,
+            network=place.network,
             timeout=timeout,
             terminal=terminal_name(),
             stdin=passed_input(),
@@ -179,7 +179,7 @@ def _ask(context: Context, prompt: str, *, timeout: float | None, as_json: bool)
         image=config.defaults.image,
         environment=context.environment(),
         devices=place.devices,
-        fence=place.fence,
+        network=place.network,
         tmux=False,
         prompt=prompt,
     )

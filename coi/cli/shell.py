@@ -70,7 +70,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         image=config.defaults.image,
         environment=context.environment(),
         devices=place.devices,
-        fence=place.fence,
+        network=place.network,
         size=(size.columns, size.lines),
         debug=debug,
         tmux=tmux,

@@ -33,6 +33,7 @@ class Instance:
     Attributes:
         config: all keys, profile keys not included.
         devices: local devices, by name.
+        expanded: the same with those of the profiles.
         ipv4: the first global IPv4 address when the state was asked for.
     """
 
@@ -44,6 +45,7 @@ class Instance:
     config: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     ipv4: str = ""
+    expanded: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def running(self) -> bool:
@@ -69,6 +71,7 @@ class Instance:
             config=data.get("config") or {},
             devices=data.get("devices") or {},
             ipv4=_first_ipv4(data.get("state")),
+            expanded=data.get("expanded_devices") or {},
         )
 
 

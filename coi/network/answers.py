@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class Answer:
 
     addresses: tuple[IPv4Address, ...]
     resolved_at: str
+
+
+Known = Mapping[str, Answer]
+"""Answers by name."""
 
 
 def system_lookup(name: str) -> list[str]:
@@ -115,6 +119,25 @@ def merge(
     return merged
 
 
+def stale(domains: Collection[str], last: Known, minutes: int) -> list[str]:
+    """The names that have no answer, or one older than that; 0: any age."""
+    return [name for name in domains if _stale(last.get(name), minutes)]
+
+
+def _stale(answer: Answer | None, minutes: int) -> bool:
+    if answer is None:
+        return True
+    if minutes == 0:
+        return False
+    age = datetime.now(timezone.utc) - datetime.fromisoformat(answer.resolved_at)
+    return not timedelta(0) <= age < timedelta(minutes=minutes)
+
+
+def path_of(directory: Path, policy: str) -> Path:
+    """The file of a policy's answers."""
+    return directory / f"{policy}.json"
+
+
 def load(directory: Path, policy: str) -> dict[str, Answer]:
     """The last good answers for a policy; none where the file is missing or damaged.
 
@@ -125,7 +148,7 @@ def load(directory: Path, policy: str) -> dict[str, Answer]:
         directory: ``<coi home>/network``.
         policy: its hash.
     """
-    data = read_private(directory / f"{policy}.json", MAX_SIZE)
+    data = read_private(path_of(directory, policy), MAX_SIZE)
     try:
         return _parse(json.loads(data or b""))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -164,7 +187,7 @@ def save(directory: Path, policy: str, answers: Mapping[str, Answer]) -> None:
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     try:
         make_private(directory)
-        replace_file(directory / f"{policy}.json", text.encode())
+        replace_file(path_of(directory, policy), text.encode())
     except OSError as error:
         raise CoiError(
             "cannot keep the addresses of allowed domains", details=str(error)

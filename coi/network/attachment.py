@@ -1,8 +1,13 @@
-"""How a session is attached to its policy, and the record of it on disk."""
+"""How a session is attached to its policy, and the records of it on disk::
+
+attached-<acl>.json    an attachment, as it was last known to be right
+chosen-<key>           the ACL that a policy got, for the backend that was asked for
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,10 +18,13 @@ from typing import Any, Literal, cast, get_args
 from coi.errors import CoiError
 from coi.files import make_private, read_private, replace_file
 from coi.incus.instances import CONFIG_PREFIX
+from coi.network.choice import NIC
 from coi.network.policy import Policy
 
-FORMAT = 1
+FORMAT = 2
 MAX_SIZE = 1 << 16  # bytes of a record
+_ACL = re.compile(r"coi-[0-9a-f]{8}")
+_TEXTS = ("network", "acl", "policy", "mode", "rules", "names", "profile")
 
 Backend = Literal["bridge", "ovn", "nic"]
 
@@ -39,6 +47,9 @@ class Scope:
 
     def name(self, policy: Policy, backend: Backend, parent: str = "") -> str:
         """Of the ACL, and of the network: 12 characters, interfaces have at most 15.
+
+        Too short to say whose it is: the tags do, and what has the name without them is
+        another's.
 
         Args:
             parent: the network that the NIC is on, where it is not one of ours.
@@ -76,6 +87,8 @@ class Attachment:
         nameservers: resolvers that the network hands out, where they are not the gateway.
         rules: digest of the ACL's rules and of the network's names, when last known good.
         names: digest of the names alone.
+        masked: NICs of the profile that an instance does not get.
+        profile: digest of the profile's NICs, when they were last read.
     """
 
     backend: Backend
@@ -88,6 +101,13 @@ class Attachment:
     nameservers: tuple[IPv4Address, ...] = ()
     rules: str = ""
     names: str = ""
+    masked: tuple[str, ...] = ()
+    profile: str = ""
+
+    @property
+    def devices(self) -> dict[str, dict[str, str]]:
+        """Of an instance: the NIC, and none of the profile's others."""
+        return {NIC: dict(self.device), **{name: {"type": "none"} for name in self.masked}}
 
 
 def digest(value: object) -> str:
@@ -99,10 +119,26 @@ def _digest(*parts: str) -> str:
     return sha256("\0".join(parts).encode()).hexdigest()
 
 
-def record_path(scope: Scope, policy: Policy, wanted: str) -> Path:
-    """The file of the record for a policy and the backend that was asked for."""
-    key = _digest(policy.hash, scope.prefix, str(scope.owner), wanted)[:8]
-    return scope.directory / f"attached-{key}.json"
+def record_path(scope: Scope, acl: str) -> Path:
+    """The file of what an ACL is part of."""
+    return scope.directory / f"attached-{acl}.json"
+
+
+def choice_path(scope: Scope, policy: Policy, wanted: str, profile: str) -> Path:
+    """The file that names a policy's ACL.
+
+    Args:
+        wanted: the backend that was asked for.
+        profile: of the instances.
+    """
+    parts = (policy.hash, scope.prefix, str(scope.owner), wanted, profile)
+    return scope.directory / f"chosen-{_digest(*parts)[:32]}"
+
+
+def chosen(path: Path) -> str:
+    """The ACL that a choice names; '' where there is none."""
+    text = (read_private(path, 100) or b"").decode("ascii", "replace").strip()
+    return text if _ACL.fullmatch(text) else ""
 
 
 def load(path: Path) -> Attachment | None:
@@ -117,12 +153,13 @@ def load(path: Path) -> Attachment | None:
 def _parse(row: Any) -> Attachment | None:
     if row["format"] != FORMAT or row["backend"] not in get_args(Backend):
         return None
-    texts = {key: str(row[key]) for key in ("network", "acl", "policy", "mode", "rules", "names")}
+    texts = {key: str(row[key]) for key in _TEXTS}
     return Attachment(
         cast(Backend, row["backend"]),
         device={str(key): str(value) for key, value in row["device"].items()},
         gateway=IPv4Address(str(row["gateway"])) if row["gateway"] else None,
         nameservers=tuple(IPv4Address(str(text)) for text in row["nameservers"]),
+        masked=tuple(map(str, row["masked"])),
         **texts,
     )
 
@@ -136,18 +173,23 @@ def save(path: Path, made: Attachment) -> None:
     row = {
         "format": FORMAT,
         "backend": made.backend,
-        "network": made.network,
-        "acl": made.acl,
-        "policy": made.policy,
-        "mode": made.mode,
+        **{key: getattr(made, key) for key in _TEXTS},
         "device": dict(made.device),
         "gateway": str(made.gateway or ""),
         "nameservers": [str(server) for server in made.nameservers],
-        "rules": made.rules,
-        "names": made.names,
+        "masked": list(made.masked),
     }
+    write(path, json.dumps(row, indent=2, sort_keys=True) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write one of the files.
+
+    Raises:
+        CoiError: the disk refused.
+    """
     try:
         make_private(path.parent)
-        replace_file(path, (json.dumps(row, indent=2, sort_keys=True) + "\n").encode())
+        replace_file(path, text.encode())
     except OSError as error:
         raise CoiError("cannot record the network", details=str(error)) from error

@@ -14,8 +14,8 @@ from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import Networks
 from coi.network.addresses import LINK_LOCAL, NEVER, PRIVATE, RangeSet
 from coi.network.attachment import Scope
+from coi.network.duty import attended
 from coi.network.log import Refused, from_kernel, from_ovn
-from coi.network.refresher import attended
 
 if TYPE_CHECKING:
     from coi.incus.client import Client
@@ -35,8 +35,8 @@ class Standing:
     Attributes:
         acl: the network ACL's name.
         used_by: names of instances.
-        refreshing: whether a process keeps the addresses of its names new; None: there
-            are none to be kept new.
+        refreshing: whether a process keeps its rules right; None: there is nothing to do,
+            for no container is behind it.
     """
 
     acl: str

@@ -1,23 +1,24 @@
 """The network of sessions: what a start, a refresh and a sweep need of it.
 
 A start with a record takes no call before its instance is created, and one beside that
-(:meth:`Fence.verify`) before anything untrusted runs; a new policy takes 7 and
+(:meth:`Fence.verify`) before anything untrusted runs; a new policy takes 8 and
 1.1 seconds (a bridge; 5 and 0.2 on OVN). The order of a start::
 
     fence = Fence(...)
-    with fence.using(made := fence.recorded() or fence.prepare()):
-        create the instance with made.device, running nothing of the session's yet
+    made = fence.recorded()
+    with fence.using(made) if made else fence.prepared() as made:
+        create the instance with made.devices, running nothing of the session's yet
         fence.verify(made)
 
-A sweep leaves alone what is :meth:`Fence.using`, so that no network goes between the
-moment it is found and the moment that Incus knows of its user.
+A sweep leaves alone what is used so, so that no network goes between the moment it is
+found and the moment that Incus knows of its user.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from coi.incus.errors import IncusError, MissingError
 from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import Network, Networks
 from coi.incus.profiles import Profiles
-from coi.network import attachment, bridge, nic, ovn
+from coi.network import attachment, bridge, duty, nic, ovn, resolvers
 from coi.network.answers import load as load_answers
 from coi.network.attachment import Attachment, Backend, Scope, same_tags
+from coi.network.choice import choose, nics, others
 from coi.network.host import HostView, require_local, view
 from coi.network.lock import Busy, locked
 from coi.network.names import hosts_lines, raw_dnsmasq
@@ -81,85 +83,97 @@ class Fence:
     # -- a start
 
     def recorded(self) -> Attachment | None:
-        """What was last made or verified, if it would be the same now. No call."""
+        """What was last made or verified, if it would be the same now. No call.
+
+        Raises:
+            RefusedError: the host's other resolvers are a way out of an allowlist.
+        """
         made = self.last()
-        if made is None:
+        if made is None or not self.current(made):
             return None
-        return made if sealed(made, self.policy, self._around(made)) == made else None
+        if made.backend == "bridge":
+            resolvers.check(self.policy, made.network)
+        return made
 
     def last(self) -> Attachment | None:
         """What was last made or verified, whether or not it would be the same now. No call."""
-        made = attachment.load(self._record)
-        if made is None or made.policy != self.policy.hash:
-            return None
-        return made if self.backend in ("auto", made.backend) else None
+        made = self.held(attachment.chosen(self._choice))
+        return made if made and self.backend in ("auto", made.backend) else None
+
+    def held(self, acl: str) -> Attachment | None:
+        """The policy's attachment of that ACL, as last known. No call."""
+        made = attachment.load(attachment.record_path(self.scope, acl)) if acl else None
+        return made if made and made.policy == self.policy.hash else None
+
+    def current(self, made: Attachment) -> bool:
+        """Whether its rules and names would be the same now. No call."""
+        return sealed(made, self.policy, self._around(made)) == made
+
+    def forget(self) -> None:
+        """The next start looks at the profile, and makes or mends what it finds."""
+        with suppress(OSError):
+            self._choice.unlink(missing_ok=True)
 
     def prepare(self) -> Attachment:
-        """See to the ACL and the network.
+        """As :meth:`prepared`, for what no sweep may take meanwhile."""
+        with self.prepared() as made:
+            return made
+
+    @contextmanager
+    def prepared(self) -> Iterator[Attachment]:
+        """See to the ACL and the network; no sweep takes them within the block.
 
         Raises:
             RefusedError: the policy cannot be enforced; nothing is left behind.
         """
-        backend, network = self.choose()
-        name = self.scope.name(self.policy, backend, network.name if network else "")
-        with locked(self._lock(name, "make")):
-            args = (self.client, self.scope, self.policy, self.host, self.answers)
-            if network is None:
-                made = bridge.ensure(*args)
-            elif backend == "ovn":
-                made = ovn.ensure(*args, network)
-                if command := missing(network, self.host):
-                    self.report(f"This host has no route to {network.name}; as root: {command}")
-            else:
-                made = nic.ensure(*args, network)
-            attachment.save(self._record, made)
-        return made
-
-    def choose(self) -> tuple[Backend, Network | None]:
-        """The backend, and for OVN and NIC the network of the profile's eth0; 0-2 calls.
-
-        Raises:
-            RefusedError: the backend that is asked for is not to be had here.
-        """
-        if self.backend == "bridge":
-            return "bridge", None
-        network = self._profile_network()
-        kind = network.type if network else "no network"
-        if self.backend == "nic":
-            if network is None or kind != "bridge" or not network.managed:
-                raise self._unfit("a managed bridge", kind)
-            return "nic", network
-        if kind == "ovn":
-            return "ovn", network
-        if self.backend == "ovn":
-            raise self._unfit("an OVN network", kind)
-        return "bridge", None
-
-    def _profile_network(self) -> Network | None:
         found = Profiles(self.client).find(self.profile)
-        eth0 = found.devices.get("eth0", {}) if found else {}
-        name = eth0.get("network")
-        return Networks(self.client).find(name) if name else None
+        devices = found.devices if found else {}
+        backend, network = choose(self.client, self.backend, self.profile, devices)
+        name = self.scope.name(self.policy, backend, network.name if network else "")
+        if network is None:
+            resolvers.check(self.policy, name, self.report)
+        with locked(self._lock(name, "use"), shared=True):
+            with locked(self._lock(name, "make")):
+                made = self._made(backend, network)
+                masked, read = others(devices), attachment.digest(nics(devices))
+                made = replace(made, masked=masked, profile=read)
+                self._save(made)
+                attachment.write(self._choice, made.acl + "\n")
+            if made.masked:
+                self.report(
+                    f"Left out: {', '.join(made.masked)} of the profile {self.profile!r}, "
+                    "which no policy is on"
+                )
+            yield made
 
-    def _unfit(self, wanted: str, kind: str) -> RefusedError:
-        return RefusedError(
-            f"cannot enforce the network policy: backend {self.backend!r} needs {wanted}",
-            details=f"eth0 of the profile {self.profile!r} is on {kind}.",
-            hint="set network.backend = 'auto', or change the profile",
-        )
+    def _made(self, backend: Backend, network: Network | None) -> Attachment:
+        self._learn()
+        args = (self.client, self.scope, self.policy, self.host, self.answers)
+        if network is None:
+            return bridge.ensure(*args)
+        if backend == "nic":
+            return nic.ensure(*args, network)
+        if command := missing(network, self.host):
+            self.report(f"This host has no route to {network.name}; as root: {command}")
+        return ovn.ensure(*args, network)
+
+    def moved(self, made: Attachment) -> bool:
+        """Whether the profile has got other NICs since; one call."""
+        found = Profiles(self.client).find(self.profile)
+        return attachment.digest(nics(found.devices if found else {})) != made.profile
 
     @contextmanager
-    def using(self, made: Attachment) -> Iterator[None]:
+    def using(self, made: Attachment) -> Iterator[Attachment]:
         """Keep sweeps from what an instance is about to use."""
         with locked(self._lock(made.acl, "use"), shared=True):
-            yield
+            yield made
 
     def verify(self, made: Attachment) -> Attachment:
         """See that the rules stand now, in one call; one more where they have to be mended.
 
         Raises:
-            RefusedError: they do not, and what runs under them must end. The record is
-                gone, so that the next start makes them anew.
+            RefusedError: they do not, and what runs under them must end. They are
+                forgotten, so that the next start makes them anew.
         """
         try:
             found = self._found(made)
@@ -168,12 +182,11 @@ class Fence:
                     self._learn()
                     self._mend(made, self._found(made))
         except CoiError:
-            with suppress(OSError):
-                self._record.unlink(missing_ok=True)
+            self.forget()
             raise
         now = sealed(made, self.policy, self._around(made))
         if now != made:
-            attachment.save(self._record, now)
+            self._save(now)
         return now
 
     def _found(self, made: Attachment) -> NetworkAcl:
@@ -211,12 +224,12 @@ class Fence:
 
     def hosts(self, made: Attachment) -> tuple[str, ...] | None:
         """Lines for /etc/hosts inside; None where names need none (hosts(5))."""
-        if made.backend == "bridge" or self.policy.mode != "allowlist":
+        if made.backend != "ovn" or self.policy.mode != "allowlist":
             return None
         return hosts_lines(self.policy, self._around(made))
 
     def stands(self, made: Attachment) -> bool:
-        """Whether the ACL and the network are there and coi's; otherwise the record goes.
+        """Whether the ACL and the network are there and coi's; otherwise they are forgotten.
 
         One or two calls, for after a failure.
         """
@@ -227,8 +240,12 @@ class Fence:
             own = made.backend != "bridge"
             if network is not None and (own or ("networks", made.network) in acl.used_by):
                 return True
-        self._record.unlink(missing_ok=True)
+        self.forget()
         return False
+
+    def explained(self, error: CoiError, made: Attachment) -> CoiError:
+        """What a start failed with, as a refusal where that is what it is."""
+        return nic.refused_start(error) if made.backend == "nic" else error
 
     # -- afterwards
 
@@ -254,7 +271,7 @@ class Fence:
                 text = raw_dnsmasq(self.policy, self._around(made))
                 Networks(self.client).update(bridge.names_of(made.network), {"raw.dnsmasq": text})
             if now != made:
-                attachment.save(self._record, now)
+                self._save(now)
             keep()
         return now
 
@@ -262,8 +279,11 @@ class Fence:
         return around(made, self.host.addresses, self.answers)
 
     @property
-    def _record(self) -> Path:
-        return attachment.record_path(self.scope, self.policy, self.backend)
+    def _choice(self) -> Path:
+        return attachment.choice_path(self.scope, self.policy, self.backend, self.profile)
+
+    def _save(self, made: Attachment) -> None:
+        attachment.save(attachment.record_path(self.scope, made.acl), made)
 
     def _lock(self, name: str, kind: str) -> Path:
         return lock_path(self.scope, name, kind)
@@ -290,10 +310,16 @@ def sweep(client: Client, scope: Scope) -> list[str]:
     removed = set(
         _sweep_networks(networks.all(), scope, lambda name: _removed(scope, name, networks.delete))
     )
-    for acl in acls.all():
-        if _idle_acl(acl, scope, ()) and _removed(scope, acl.name, acls.delete):
-            removed.add(acl.name)
-    return sorted(removed)
+    gone = {
+        acl.name
+        for acl in acls.all()
+        if _idle_acl(acl, scope, ()) and _removed(scope, acl.name, acls.delete)
+    }
+    duty.forget(scope.directory, gone)
+    with suppress(OSError):
+        for name in gone:
+            attachment.record_path(scope, name).unlink(missing_ok=True)
+    return sorted(removed | gone)
 
 
 def _sweep_networks(

@@ -51,6 +51,13 @@ def ensure(
     Raises:
         RefusedError: it cannot be had.
     """
+    if policy.mode == "allowlist":
+        raise RefusedError(
+            "cannot enforce an allowlist by ACLs of NICs on a bridge",
+            details="Sessions ask the bridge's own resolver, which forwards, and no rule of "
+            "the policy is known to close that.",
+            hint="network.backend = 'auto'",
+        )
     server = client.query("GET", "/1.0", action="ask Incus what it can")
     if EXTENSION not in (server.get("api_extensions") or ()):
         raise RefusedError(

@@ -89,7 +89,11 @@ class Policy:
 
     @property
     def hash(self) -> str:
-        """Eight hex digits that are equal for equal policies, on every machine."""
+        """32 hex digits that are equal for equal policies, on every machine.
+
+        128 bits: whoever chooses among a user's entries, a project's ``.coi.toml`` say, must
+        not find two policies of one hash.
+        """
         content = {
             "format": FORMAT,
             "mode": self.mode,
@@ -101,7 +105,7 @@ class Policy:
             "logged": self.logged,
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return sha256(text.encode()).hexdigest()[:8]
+        return sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

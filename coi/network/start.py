@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +102,7 @@ def current(
     if not policy.domains:
         return {}
     last = record.load(directory, policy.hash)
-    names = stale(policy, last, minutes)
+    names = record.stale(policy.domains, last, minutes)
     if names:
         last = renewed(policy, last, names, own, report=report, lookup=lookup)
         record.save(directory, policy.hash, last)
@@ -110,11 +110,6 @@ def current(
             if name not in last:
                 report(f"{name} does not resolve and cannot be reached")
     return {name: answer.addresses for name, answer in last.items()}
-
-
-def stale(policy: Policy, last: Mapping[str, Answer], minutes: int) -> list[str]:
-    """The names of an allowlist that have no answer, or one older than that; 0: any age."""
-    return [name for name in policy.domains if _stale(last.get(name), minutes)]
 
 
 def renewed(
@@ -136,12 +131,3 @@ def renewed(
         report(f"{name} resolves to an address that the policy does not let through")
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S+00:00")
     return record.merge(policy.domains, last, checked.kept, now)
-
-
-def _stale(answer: Answer | None, minutes: int) -> bool:
-    if answer is None:
-        return True
-    if minutes == 0:
-        return False
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(answer.resolved_at)
-    return not timedelta(0) <= age < timedelta(minutes=minutes)

@@ -113,6 +113,8 @@ def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
     else:
         command = inside.unpack(session.user)
     command = with_hosts(session.hosts, *command)
+    if session.created:  # Docker's own interfaces may come with one that is restarted
+        command = session.ground.alone(command)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
     return Starting(lambda errors: _spawn_fed(engine, args, loaded.state, loaded.packed, errors))
 
@@ -229,6 +231,8 @@ class Starting:
             return
         if exit_code == inside.NO_TOOL:
             raise no_tool(engine, session)
+        if refused := session.ground.not_alone(exit_code, text):
+            raise refused
         meaning = inside.MEANING.get(exit_code)
         if meaning:
             raise CoiError(

@@ -19,7 +19,7 @@ from coi.incus.shield import shielded
 from coi.session.body import instance_body, with_workspace
 from coi.session.model import Session, from_instance, identity, is_headless, is_session, number
 from coi.session.naming import instance_name, new_session_id, workspace_id
-from coi.session.network import NIC, on_ground, unfenced
+from coi.session.network import agree, on_ground
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
@@ -73,17 +73,13 @@ def claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
 
     Raises:
         NotFoundError: there is nothing to resume.
-        RefusedError: the network policy cannot be enforced.
+        RefusedError: the network policy cannot be enforced, or the session runs on another.
         CoiError: all slots are in use, or Incus failed; nothing is left behind.
     """
-    return on_ground(
-        request.fence, lambda ground: _claim(engine, replace(request, ground=ground), undo)
-    )
-
-
-def _claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     if request.resume is None and not request.persistent and not request.slot:
-        return _claim_any(engine, request, undo)
+        return on_ground(
+            request.network, lambda made: _claim_any(engine, replace(request, ground=made), undo)
+        )
     with _alone(engine, request):
         return _claim_certain(engine, request, undo)
 
@@ -111,9 +107,27 @@ def _claim_certain(engine: Engine, request: StartRequest, undo: Undo) -> Session
         raise _busy(running)
     if running is not None:
         engine.report(f"Session {running.coi('session-id')} is still running in {running.name}")
+    elif request.slot and request.persistent:
+        running = next((row for row in _kept(engine, request, rows) if row.running), None)
+    if running is not None:
+        agree(running, request.network, engine.report)
         session = from_instance(engine, running, attached=True)
         session.lock.try_acquire()
         return session
+    return on_ground(
+        request.network,
+        lambda made: _claim(engine, replace(request, ground=made), undo, rows, saved),
+    )
+
+
+def _claim(
+    engine: Engine,
+    request: StartRequest,
+    undo: Undo,
+    rows: list[Instance],
+    saved: SavedSession | None,
+) -> Session:
+    """A session whose instance does not run: a stopped one goes on, or one is made."""
     session_id = saved.id if saved else new_session_id()
     if saved and saved.tool != request.tool.name:
         request = replace(request, tool=engine.tool(saved.tool))
@@ -287,6 +301,20 @@ def _resume_target(
     return None, latest
 
 
+def _kept(engine: Engine, request: StartRequest, rows: list[Instance]) -> list[Instance]:
+    """The persistent instances of this workspace and slot, the lowest slot first."""
+    found = [
+        row
+        for row in rows
+        if is_session(row)
+        and engine.attends(row)
+        and row.coi("persistent") == "true"
+        and row.coi("workspace") == str(request.workspace.path)
+        and (not request.slot or row.coi("slot") == str(request.slot))
+    ]
+    return sorted(found, key=lambda row: number(row, "slot"))
+
+
 def _reuse(
     engine: Engine,
     request: StartRequest,
@@ -295,23 +323,9 @@ def _reuse(
     session_id: str,
     saved: SavedSession | None,
 ) -> Session | None:
-    """The persistent instance of this workspace and slot, running, if there is one."""
-    for row in sorted(rows, key=lambda r: number(r, "slot")):
-        if (
-            not is_session(row)
-            or not engine.attends(row)
-            or row.coi("persistent") != "true"
-            or row.coi("workspace") != str(request.workspace.path)
-            or (request.slot and row.coi("slot") != str(request.slot))
-        ):
-            continue
+    """The stopped persistent instance of this workspace and slot, running, if there is one."""
+    for row in _kept(engine, request, rows):
         lock = engine.lock(row.name)
-        if row.running:
-            if request.slot:
-                session = from_instance(engine, row, attached=True)
-                session.lock.try_acquire()
-                return session
-            continue
         if not row.stopped or not lock.try_acquire():
             continue
         session = _session(
@@ -323,15 +337,16 @@ def _reuse(
             session = replace(session, hosts=())  # not the names of the earlier policy
         undo.owe(session)
         try:
+            keys, networks = request.ground.changes(row)
             fresh = _body(engine, request, session)
             stale = {name: {"type": "none"} for name in row.devices if name.startswith(_OURS)}
             engine.instances.update(
                 row.name,
-                config={**identity(session), **request.ground.keys},
-                devices={**stale, **fresh["devices"]},
+                config={**identity(session), **keys},
+                devices={**stale, **fresh["devices"], **networks},
             )
-            if unfenced(row.devices, request.ground):
-                engine.instances.remove_device(row.name, NIC)
+            for device in request.ground.going(row):
+                engine.instances.remove_device(row.name, device)
             request.ground.verify()
             engine.instances.set_state(row.name, "start")
         except BaseException:
@@ -364,6 +379,7 @@ def _session(
         lock=lock,
         created=True,
         saved=saved,
+        ground=request.ground,
         hosts=request.ground.hosts,
         headless=bool(request.prompt),
     )

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, MissingError
+from coi.incus.shield import shielded
 from coi.session import feed
 from coi.session.body import CONTAINER, instance_body, made_by_coi
 from coi.session.feed import READ_HEADER, header
 from coi.session.model import number
-from coi.session.network import Fencing, Ground, no_fence, on_ground
+from coi.session.network import Fencing, Ground, on_ground, started, watch
 from coi.session.settle import settle
 from coi.workspace.directory import absolute
 
@@ -64,13 +65,11 @@ def check_name(name: str) -> str:
     return name
 
 
-def launch(
-    engine: Engine, image: str, name: str, *, ephemeral: bool, fence: Fencing = no_fence
-) -> None:
+def launch(engine: Engine, image: str, name: str, *, ephemeral: bool, network: Fencing) -> None:
     """Create and start a container; it can be entered afterwards.
 
     Args:
-        fence: makes the network policy's.
+        network: that is asked for.
 
     Raises:
         UsageError: a name or image that cannot be.
@@ -81,7 +80,7 @@ def launch(
     if not _IMAGE.fullmatch(image):
         raise UsageError(f"not an image's name: {image!r}")
 
-    def create(ground: Ground) -> Sequence[str] | None:
+    def create(ground: Ground) -> Ground:
         keys = made_by_coi(CONTAINER, image=image, persistent="false" if ephemeral else "true")
         body = instance_body(
             name, image, {**keys, **ground.keys}, devices=ground.devices, ephemeral=ephemeral
@@ -98,20 +97,32 @@ def launch(
         except BaseException:
             engine.instances.remove(name)
             raise
-        return ground.hosts
+        return ground
 
     try:
-        hosts = on_ground(fence, create)
+        ground = on_ground(network, create)
     except AlreadyExistsError as error:
         raise CoiError(
             f"{name} already exists", details=error.details, hint=f"coi container delete {name}"
         ) from error
-    settle(engine, name, hosts=hosts)
+    try:
+        settle(engine, name, ground=ground)
+    except BaseException:
+        if ground.fenced:
+            with shielded():
+                engine.instances.remove(name)
+        raise
 
 
 def start(engine: Engine, name: str) -> None:
-    """Start a stopped container; it can be entered afterwards."""
-    engine.instances.set_state(check_name(name), "start")
+    """Start a stopped container; it can be entered afterwards.
+
+    Raises:
+        MissingError: there is none.
+        RefusedError: its network policy cannot be enforced.
+    """
+    row = engine.instances.get(check_name(name))
+    started(engine.home, row, lambda: engine.instances.set_state(name, "start"))
     settle(engine, name)
 
 
@@ -158,7 +169,9 @@ def delete(engine: Engine, name: str, *, force: bool) -> None:
 
 def find(engine: Engine, name: str) -> Instance | None:
     """The container, or None."""
-    return engine.instances.find(check_name(name))
+    row = engine.instances.find(check_name(name))
+    watch(engine.home, [row] if row else ())
+    return row
 
 
 def running(engine: Engine, name: str) -> Instance:

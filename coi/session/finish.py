@@ -33,6 +33,7 @@ from coi.session.model import (
     is_headless,
     is_session,
 )
+from coi.session.network import watch
 from coi.session.state import (
     EXCLUDED,
     MAX_FILE,
@@ -307,7 +308,7 @@ def _read_state(
 
 def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
     """Finish the sessions whose coi is gone and whose instance has stopped, and go on
-    with keeping the addresses of allowlists new.
+    with keeping the rules of network policies right.
 
     Args:
         rows: all instances, as listed a moment ago.
@@ -316,10 +317,7 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
         the names of the instances that are no more.
     """
     rows = list(rows)
-    if any(row.coi("network") == "allowlist" and not row.stopped for row in rows):
-        from coi.network.refresher import take_over
-
-        take_over(engine.home / "network")
+    watch(engine.home, rows)
     gone: set[str] = set()
     for row in rows:
         if row.coi("state") == RUN:

@@ -179,9 +179,8 @@ def _execute(
     """The tool inside, from the files that it needs to its end; its exit code."""
     head = header({})
     command = inside.become(session.user, "sh", "-c", _SCRIPT, "coi", str(len(head)))
-    args = engine.instances.exec_args(
-        session.instance, settled(with_hosts(session.hosts, *command)), cwd="/"
-    )
+    command = session.ground.alone(settled(with_hosts(session.hosts, *command)))
+    args = engine.instances.exec_args(session.instance, command, cwd="/")
 
     def end() -> None:
         with shielded():
@@ -213,7 +212,8 @@ def _execute(
             raise no_tool(engine, session) from error
         if error.code is None:
             raise CoiError(f"{session.instance} does not get ready", hint="try again") from error
-        raise cannot_work(session.instance, error.code, error.text) from error
+        refused = session.ground.not_alone(error.code, error.text)
+        raise refused or cannot_work(session.instance, error.code, error.text) from error
     finally:
         os.close(packed)
         if state is not None:

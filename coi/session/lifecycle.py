@@ -15,6 +15,7 @@ from coi.session.body import RUN
 from coi.session.finish import Outcome, dismiss, finish, finish_stopped, recover
 from coi.session.inside import Saving
 from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
+from coi.session.network import watch
 from coi.session.run import going, ours
 
 _POLL = 0.05  # seconds
@@ -39,6 +40,7 @@ def select(engine: Engine, names: Sequence[str], *, everything: bool) -> dict[st
     if not everything and not names:
         raise UsageError("no container names provided - use 'coi list'")
     rows = {row.name: row for row in engine.instances.all()}
+    watch(engine.home, rows.values())
     if everything:
         return {n: row for n, row in rows.items() if is_session(row) and engine.attends(row)}
     recover(engine, [row for name, row in rows.items() if name not in names])
@@ -191,6 +193,7 @@ def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Lefto
     """What `coi clean` would take away: containers, stale locks, saved sessions."""
     result: list[Leftover] = []
     rows = engine.instances.all()
+    watch(engine.home, rows)
     removing = [r.name for r in rows if r.coi("state") == REMOVING and engine.attends(r)]
     if removing:  # most are on their way out
         wait_gone(engine, removing, time.monotonic() + _REMOVAL)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coi import __version__
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
 from coi.session.locks import Lock, place_of
-from coi.session.network import Fencing, Ground, no_fence
+from coi.session.network import Fencing, Ground
 from coi.workspace.ownership import SessionUser
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class StartRequest:
         environment: from ``--env``.
         devices: further Incus devices (mounts, ports), by name.
         size: columns and lines of the terminal.
-        fence: makes the network policy's.
+        network: that is asked for.
         ground: what that has become (:func:`coi.session.claim.claim` sees to it).
         debug: a shell instead of the tool.
         tmux: False runs the tool on the terminal itself.
@@ -95,7 +95,7 @@ class StartRequest:
     image: str = "coi"
     environment: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    fence: Fencing = no_fence
+    network: Fencing = field(default_factory=Fencing)
     ground: Ground = field(default_factory=Ground)
     size: tuple[int, int] = (80, 24)
     debug: bool = False
@@ -112,6 +112,7 @@ class Session:
         created: this coi made the instance (and removes it when the start fails).
         attached: the tool already runs: only attach.
         saved: the saved state that it resumes.
+        ground: what this coi made it on.
         hosts: lines for /etc/hosts inside; None leaves it alone.
         headless: the tool answers a prompt, and the session ends with it.
     """
@@ -128,6 +129,7 @@ class Session:
     created: bool = False
     attached: bool = False
     saved: SavedSession | None = None
+    ground: Ground = field(default_factory=Ground)
     hosts: tuple[str, ...] | None = None
     headless: bool = False
 

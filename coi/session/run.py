@@ -10,7 +10,7 @@ it has stopped, and nobody waits for that.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -25,7 +25,7 @@ from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, NotBegunError, execute, header
 from coi.session.locks import place_of
 from coi.session.naming import workspace_id
-from coi.session.network import Fencing, Ground, no_fence, on_ground
+from coi.session.network import Fencing, Ground, on_ground
 from coi.session.settle import DEADLINE, cannot_work, settled
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class RunRequest:
     Attributes:
         command: argv inside.
         environment: from ``--env`` and the profile.
-        fence: makes the network policy's.
+        network: that is asked for.
         timeout: seconds for the command, None for no limit.
         stdin: a file descriptor, None for nothing.
     """
@@ -64,7 +64,7 @@ class RunRequest:
     shift: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    fence: Fencing = no_fence
+    network: Fencing = field(default_factory=Fencing)
     timeout: float | None = None
     terminal: str = "xterm-256color"
     stdin: int | None = None
@@ -86,10 +86,10 @@ def run(engine: Engine, request: RunRequest) -> int:
     ending = _Ending(engine, name)
     try:
         locks = place_of(lock.path.parent)
-        hosts = on_ground(
-            request.fence, lambda ground: _create(engine, name, request, locks, ground, ending)
+        ground = on_ground(
+            request.network, lambda ground: _create(engine, name, request, locks, ground, ending)
         )
-        return _execute(engine, name, request, ending, hosts)
+        return _execute(engine, name, request, ending, ground)
     finally:
         ending.stop(wait=False)
         lock.release(remove=not ending.left)
@@ -140,8 +140,8 @@ def _create(
     locks: str,
     ground: Ground,
     ending: _Ending,
-) -> Sequence[str] | None:
-    """Create and start it; lines for its /etc/hosts."""
+) -> Ground:
+    """Create and start it; what it is on."""
     keys = made_by_coi(RUN, workspace=request.workspace.path, image=request.image, locks=locks)
     body = with_workspace(
         instance_body(
@@ -172,7 +172,7 @@ def _create(
                 engine.instances.remove(name)
                 ending.owed = False
         raise
-    return ground.hosts
+    return ground
 
 
 def _execute(
@@ -180,7 +180,7 @@ def _execute(
     name: str,
     request: RunRequest,
     ending: _Ending,
-    hosts: Sequence[str] | None,
+    ground: Ground,
 ) -> int:
     """The command in the instance, which is stopped when that ends."""
     head = header(request.environment)
@@ -189,8 +189,8 @@ def _execute(
         f"TERM={request.terminal}", "IS_SANDBOX=1",
         "sh", "-c", _COMMAND, "coi", str(len(head)), *request.command,
     )  # fmt: skip
-    command = with_hosts(hosts, *command)
-    args = engine.instances.exec_args(name, settled(command), cwd="/")
+    command = ground.alone(settled(with_hosts(ground.hosts, *command)))
+    args = engine.instances.exec_args(name, command, cwd="/")
     try:
         code = execute(
             engine.client.runner,
@@ -209,7 +209,8 @@ def _execute(
     except NotBegunError as error:
         if error.code is None:
             raise CoiError(f"{name} does not get ready", hint="coi run again") from error
-        raise cannot_work(name, error.code, error.text) from error
+        refused = ground.not_alone(error.code, error.text)
+        raise refused or cannot_work(name, error.code, error.text) from error
     problem = ending.stop(wait=False)
     if code == 1 and problem is not None:  # it is the client's own, then
         raise problem

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from coi.errors import CoiError
 from coi.network.hosts import with_hosts
 from coi.session import inside
+from coi.session.network import Ground
 
 if TYPE_CHECKING:
     from coi.session.model import Engine
@@ -61,22 +62,29 @@ def settle(
     name: str,
     *,
     user: SessionUser | None = None,
-    hosts: Sequence[str] | None = None,
+    ground: Ground | None = None,
 ) -> None:
     """Wait until the instance can be entered, its /tmp stays and its network is up.
 
     Args:
         user: of the session: is also given the numbers that it has outside.
-        hosts: lines for /etc/hosts inside.
+        ground: what it was made on a moment ago.
 
     Raises:
+        RefusedError: it has another NIC than its policy's.
         CoiError: the instance has no such user, or lacks what sessions need.
     """
+    ground = ground or Ground()
     after: Sequence[str] = inside.become(user, "true") if user else ("true",)
-    command = settled(with_hosts(hosts, *after))
+    command = ground.alone(settled(with_hosts(ground.hosts, *after)))
     try:
         done = engine.instances.exec(name, command, timeout=DEADLINE, cwd="/")
-    except TimeoutError:
+    except TimeoutError as error:
+        if ground.fenced:  # nothing is known of its NICs
+            raise CoiError(f"{name} does not get ready") from error
         return
-    if (user is not None or hosts is not None) and done.exit_code != 0:
-        raise cannot_work(name, done.exit_code, done.error_text)
+    if done.exit_code != 0:
+        if refused := ground.not_alone(done.exit_code, done.error_text):
+            raise refused
+        if user is not None or ground.fenced:
+            raise cannot_work(name, done.exit_code, done.error_text)

@@ -252,15 +252,8 @@ class Host:
         return (config or {}).get("user.coi.prefix") == self.prefix
 
     def refreshers(self) -> list[int]:
-        """Processes that keep addresses new for this world; they carry none of its environment."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError, ValueError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                mine = any(word.startswith(os.fsencode(self.coi_home)) for word in words)
-                if mine and b"coi.network.refresher" in words:
-                    found.append(int(entry.name))
-        return found
+        """Processes that keep policies of this world right; they carry none of its environment."""
+        return refreshers(self.coi_home)
 
     def leaks(self) -> list[str]:
         """What is left of the test that should not be, after a moment's patience.
@@ -355,3 +348,18 @@ def _held(lock: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def refreshers(home: Path) -> list[int]:
+    """Processes that keep something of a coi home right; not the children that they have."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_text().split("\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if "coi.network.refresher" in words and any(w.startswith(str(home)) for w in words):
+                found[int(entry.name)] = parent
+    return [number for number, parent in found.items() if parent not in found]

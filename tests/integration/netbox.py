@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from coi.incus.client import Client
 from coi.incus.process import Runner
+from coi.network import resolvers
 from coi.network.attachment import Scope
-from coi.network.bridge import DNS_GUARD
 from coi.network.fence import Answers, Fence, sweep
 from coi.network.policy import Policy
 from coi.testing.machine import incus, query
@@ -147,21 +147,21 @@ class Traffic:
 def guard(loaded: bool) -> Iterator[None]:
     """The guard of the host's resolvers is loaded meanwhile, or is not; as root."""
     table = ["table", "inet", "coi_dns"]
-    before = not subprocess.run(
-        ["nft", "list", *table], capture_output=True, check=False
-    ).returncode
+    rules = not subprocess.run(["nft", "list", *table], capture_output=True, check=False).returncode
+    stamp = resolvers.guarded()
 
-    def have(wanted: bool, there: bool) -> None:
-        if wanted:
-            subprocess.run(["nft", "-f", "-"], input=DNS_GUARD, text=True, check=True)
-        elif there:
+    def have(rules: bool, stamp: bool) -> None:
+        resolvers.load()
+        if not rules:
             subprocess.run(["nft", "delete", *table], check=True)
+        if not stamp:
+            resolvers.STAMP.unlink()
 
-    have(loaded, before)
+    have(loaded, loaded)
     try:
         yield
     finally:
-        have(before, loaded)
+        have(rules, stamp)
 
 
 @contextmanager

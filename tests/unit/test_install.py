@@ -341,10 +341,20 @@ def test_the_image_comes_last_and_can_be_left_out(host: Rehearsal) -> None:
 
 def test_the_guard_of_the_resolvers_stays_after_a_reboot(host: Rehearsal) -> None:
     with_units = host.run("debian13", COI_PROBE_SYSTEMD="yes").stdout
-    assert "ExecStart=/usr/sbin/nft -f /opt/coi/network-guard.nft" in with_units
+    load = "/usr/local/bin/coi network guard --load"
+    assert f"ExecStart={load}\n" in with_units
     assert "+ systemctl enable coi-network-guard.service\n" in with_units
-    assert "nft -f /opt/coi/network-guard.nft" in host.commands("debian13")
-    assert "nft -f /opt/coi/network-guard.nft" in host.commands("debian13", "--start")
+    assert load in host.commands("debian13")
+    assert load in host.commands("debian13", "--start")
+
+
+def test_the_guard_goes_and_comes_with_the_rules_of_the_firewall(host: Rehearsal) -> None:
+    """What flushes the rules is followed: a stop, a restart, a reload of nftables.service."""
+    unit = host.run("debian13", COI_PROBE_SYSTEMD="yes").stdout
+    for line in ("PartOf=nftables.service", "ReloadPropagatedFrom=nftables.service"):
+        assert line in unit
+    assert "ExecReload=/usr/local/bin/coi network guard --load\n" in unit
+    assert "ExecStopPost=/bin/rm -f /run/coi-network-guard\n" in unit
 
 
 def test_a_private_interpreter_is_refused(host: Rehearsal, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from coi.errors import CoiError, RefusedError, UnavailableError, UsageError
 from coi.incus.client import Client
 from coi.incus.errors import classify
 from coi.network.addresses import PRIVATE
-from coi.network.attachment import Attachment, Backend, Scope, load, same_tags, save
+from coi.network.attachment import Attachment, Backend, Scope, load, same_tags, save, write
 from coi.network.bridge import candidates
 from coi.network.fence import Fence
 from coi.network.host import HostView
@@ -37,7 +37,8 @@ def scope(tmp_path: Path) -> Scope:
 
 def attachment(backend: Backend = "ovn") -> Attachment:
     device = {"type": "nic", "network": "n"}
-    return Attachment(backend, "n", "a", POLICY.hash, "allowlist", device, GATEWAY, (GATEWAY,))
+    acl = "coi-0123abcd"
+    return Attachment(backend, "n", acl, POLICY.hash, "allowlist", device, GATEWAY, (GATEWAY,))
 
 
 def test_names_fit_an_interface_and_differ(scope: Scope) -> None:
@@ -76,7 +77,9 @@ def test_a_record_counts_while_its_rules_would_be_the_same(scope: Scope) -> None
     fence = Fence(Client(), scope, POLICY, ANSWERS, host=HOST)
     seen = Surroundings(HOST.addresses, GATEWAY, (GATEWAY,), ANSWERS)
     made = sealed(attachment(), POLICY, seen)
-    save(fence._record, made)
+    fence._save(made)
+    assert fence.recorded() is None, "nothing has been chosen"
+    write(fence._choice, made.acl)
     assert fence.recorded() == made
     other = HostView(HOST.addresses | {IPv4Address("203.0.113.7")}, frozenset())
     assert replace(fence, host=other).recorded() == made, "no rule changes with it"

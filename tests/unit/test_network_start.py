@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from coi.network.answers import Answer, load, save
+from coi.network.answers import Answer, load, save, stale
 from coi.network.policy import Policy
-from coi.network.start import current, renewed, stale
+from coi.network.start import current, renewed
 
 POLICY = Policy("allowlist", domains=("a.example", "b.example"))
 OWN = frozenset({IPv4Address("203.0.113.77")})
@@ -65,14 +65,14 @@ def of(
 )
 def test_how_old_an_answer_may_be(age: float, minutes: int, expected: list[str]) -> None:
     last = {"a.example": aged(0, OLD), "b.example": aged(age, OLD)}
-    assert stale(POLICY, last, minutes) == expected
+    assert stale(POLICY.domains, last, minutes) == expected
 
 
 @pytest.mark.parametrize("minutes", [0, 30])
 def test_a_name_without_an_answer_is_asked_for(minutes: int) -> None:
     other = {"other.example": aged(0, OLD)}
-    assert stale(POLICY, other, minutes) == ["a.example", "b.example"]
-    assert stale(Policy("restricted"), {}, minutes) == []
+    assert stale(POLICY.domains, other, minutes) == ["a.example", "b.example"]
+    assert stale((), {}, minutes) == []
 
 
 def test_some_names_anew() -> None:
@@ -84,7 +84,7 @@ def test_some_names_anew() -> None:
     assert set(found) == {"a.example", "b.example"}
     assert found["a.example"] == last["a.example"]
     assert found["b.example"].addresses == ip(NEW)
-    assert stale(POLICY, found, 30) == ["a.example"], "its time is now"
+    assert stale(POLICY.domains, found, 30) == ["a.example"], "its time is now"
     assert said == []
 
 

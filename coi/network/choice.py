@@ -1,0 +1,72 @@
+"""Which backend attaches a policy, and what of a profile an instance behind it does not get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from coi.errors import RefusedError
+from coi.incus.networks import Network, Networks
+
+if TYPE_CHECKING:
+    from coi.incus.client import Client
+    from coi.network.attachment import Backend
+
+NIC = "eth0"  # the device that the policy is on, and the interface inside
+
+Devices = Mapping[str, Mapping[str, str]]
+
+
+def nics(devices: Devices) -> dict[str, dict[str, str]]:
+    """The devices that are a way to a network (Incus documentation, "Devices")."""
+    kinds = ("nic", "infiniband")
+    return {name: dict(d) for name, d in sorted(devices.items()) if d.get("type") in kinds}
+
+
+def others(devices: Devices) -> tuple[str, ...]:
+    """The NICs that no policy of coi is on, by name."""
+    return tuple(name for name in nics(devices) if name != NIC)
+
+
+def choose(
+    client: Client, wanted: str, profile: str, devices: Devices
+) -> tuple[Backend, Network | None]:
+    """The backend, and for OVN and NIC the network of the profile's own NIC; 0-1 calls.
+
+    Args:
+        wanted: of :data:`coi.network.fence.BACKENDS`.
+        devices: the profile's.
+
+    Raises:
+        RefusedError: the backend that is asked for is not to be had here.
+    """
+    if wanted == "bridge":
+        return "bridge", None
+    name = _own(nics(devices)).get("network")
+    network = Networks(client).find(name) if name else None
+    kind = network.type if network else "no network"
+    if wanted == "nic":
+        if network is None or kind != "bridge" or not network.managed:
+            raise _unfit(wanted, "a managed bridge", profile, kind)
+        return "nic", network
+    if kind == "ovn":
+        return "ovn", network
+    if wanted == "ovn":
+        raise _unfit(wanted, "an OVN network", profile, kind)
+    return "bridge", None
+
+
+def _own(found: Devices) -> Mapping[str, str]:
+    """The NIC that is eth0 inside; the only one, whatever its name."""
+    for name, device in found.items():
+        if NIC in (name, device.get("name")):
+            return device
+    return next(iter(found.values())) if len(found) == 1 else {}
+
+
+def _unfit(wanted: str, needed: str, profile: str, kind: str) -> RefusedError:
+    return RefusedError(
+        f"cannot enforce the network policy: backend {wanted!r} needs {needed}",
+        details=f"{NIC} of the profile {profile!r} is on {kind}.",
+        hint="set network.backend = 'auto', or change the profile",
+    )
