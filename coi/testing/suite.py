@@ -94,7 +94,7 @@ def test_it_says_how_it_starts_and_resumes(
             with_host_files=True,
         )
         assert prepared.command[0] == tool.binary
-        assert any(prompt in word for word in prepared.command)
+        assert prompt in " ".join(prepared.command)
     find_session_id(tool, MemoryState(), SESSION)
     for output in ("", "{", "\x1b[31mno", "[]\n{}\n"):
         answer(tool, output)
