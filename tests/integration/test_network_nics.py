@@ -61,6 +61,12 @@ class TwoNics:
 PROFILE = "/1.0/profiles/default"
 
 
+def gone(project: str) -> None:
+    """Delete a project, once no instance in it is on its way out."""
+    delete = ("project", "delete", "--force", project)
+    wait_for(lambda: incus(*delete, stdin=b"yes\n").code == 0, what="the project's end")
+
+
 @pytest.fixture(scope="module")
 def two(daemon: None, image: str, user: User, testhosts: None) -> Iterator[TwoNics]:
     token = secrets.token_hex(3)
@@ -80,11 +86,9 @@ def two(daemon: None, image: str, user: User, testhosts: None) -> Iterator[TwoNi
             host.drop()
             host.coi("clean", "--force").ok()
         finally:
-            for delete in (
-                ("project", "delete", "--force", project),
-                ("network", "delete", bridge),
-            ):
-                wait_for(lambda d=delete: incus(*d, stdin=b"yes\n").code == 0, what=str(delete))  # type: ignore[misc]
+            gone(project)
+            patch.delenv("INCUS_PROJECT", raising=False)
+            wait_for(lambda: incus("network", "delete", bridge).code == 0, what="the bridge's end")
 
 
 def test_it_is_left_out(two: TwoNics) -> None:

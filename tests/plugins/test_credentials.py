@@ -200,7 +200,7 @@ def test_no_declared_file_is_taken_through_a_link_out_of_the_home(
         # the same file by no link is taken: the look is a real one
         path.unlink() if kind == "file" else path.parent.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"canary": "mine"}')
+        path.write_text("canary = 1\n" if path.suffix == ".toml" else '{"canary": "mine"}')
         files = seen_files(tool, Access(), host_home=home, host_environment={})
         (seen,) = (file for file in files if file.wanted.target == wanted.target)
         assert seen.status == "present", seen
