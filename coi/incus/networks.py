@@ -14,10 +14,10 @@ from coi.incus.client import Client, Use, segment, uses
 from coi.incus.errors import IncusError, MissingError
 
 TRIPPED = "Failed to delete bridge children interfaces"
-"""Part of what a deletion, or the roll-back of a failed creation, says when an interface
-of any instance goes away while the daemon looks at all of them (3 of 40 measured)."""
+"""Part of what a deletion, a change, or the roll-back of a failed creation says when an
+interface of any instance goes away while the daemon looks at all of them (3 of 40 measured)."""
 
-_DELETES = 3  # attempts
+_ATTEMPTS = 3
 CREATE_TIMEOUT = 60.0  # seconds; 0.65 measured
 
 
@@ -108,20 +108,25 @@ class Networks:
         self._change("PUT", name, config)
 
     def _change(self, method: str, name: str, config: Mapping[str, str]) -> None:
-        body = {"config": dict(config)}
-        self.client.query(method, _path(name), body=body, action=f"change network {name}")
+        self._insist(method, name, f"change network {name}", {"config": dict(config)})
 
     def delete(self, name: str) -> None:
-        """Delete a network that nothing uses; again where the daemon tripped (:data:`TRIPPED`).
+        """Delete a network that nothing uses.
 
         Raises:
             MissingError: there is none.
         """
-        for attempt in range(_DELETES):
+        self._insist("DELETE", name, f"delete network {name}")
+
+    def _insist(
+        self, method: str, name: str, action: str, body: Mapping[str, Any] | None = None
+    ) -> None:
+        """A request that is made again where the daemon tripped (:data:`TRIPPED`)."""
+        for attempt in range(_ATTEMPTS):
             try:
-                self.client.query("DELETE", _path(name), action=f"delete network {name}")
+                self.client.query(method, _path(name), body=body, action=action)
             except IncusError as error:
-                if TRIPPED not in error.details or attempt == _DELETES - 1:
+                if TRIPPED not in error.details or attempt == _ATTEMPTS - 1:
                     raise
             else:
                 return
