@@ -38,6 +38,7 @@ class OpenCode(Tool):
         f"{_DATA}/repos/*",
         ".local/state/opencode/locks/*",
         f"{_CONFIG}/node_modules/*",
+        f"{_CONFIG}/package-lock.json",
     )
     secrets = (f"{_DATA}/auth.json", f"{_DATA}/mcp-auth.json")
     scratch = (".cache/opencode", ".npm")

@@ -125,6 +125,7 @@ LEFT_OUT = {
         ".local/share/opencode/auth.json",
         ".local/share/opencode/opencode.db-shm",
         ".config/opencode/node_modules/x/y.js",
+        ".config/opencode/package-lock.json",
     ),
     "qwen": (".qwen/oauth_creds.json", ".qwen/.env", ".qwen/tmp/x/logs.json"),
 }
