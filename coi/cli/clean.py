@@ -35,8 +35,8 @@ def clean(
     scope = None
     unused: list[str] = []
     if (context.home / "network").is_dir():
-        from coi.network.fence import sweep, swept
         from coi.network.start import scope_of
+        from coi.network.sweep import sweep, swept
 
         scope = scope_of(context.home, engine.prefix)
         unused = swept(context.client, scope)

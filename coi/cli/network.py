@@ -170,7 +170,7 @@ def guard(
     Example: coi network guard --load
     """
     from coi.network import resolvers
-    from coi.network.bridge import DNS_GUARD
+    from coi.network.resolvers import DNS_GUARD
 
     output = context_of(ctx).output
     if load:

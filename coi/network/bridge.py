@@ -14,7 +14,8 @@ bridge asks it and nobody else. A bridge that instances use is never updated.
 **A resolver that listens on another address of the host can be asked from a policy
 bridge** - that of another Incus bridge, too, and it forwards. No option of the network,
 the ACL or the NIC closes this (``dns.mode``, ``ipv4.firewall``, drop and reject rules
-measured: the accept stands before them). :data:`DNS_GUARD` does, by root, once.
+measured: the accept stands before them). :data:`coi.network.resolvers.DNS_GUARD` does, by
+root, once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from coi.incus.networks import TRIPPED, Network, Networks
 from coi.incus.shield import shielded
 from coi.network.attachment import Attachment, Scope, same_tags
 from coi.network.host import HostView
-from coi.network.names import front_dnsmasq, raw_dnsmasq
+from coi.network.names import front_dnsmasq, names_of, raw_dnsmasq
 from coi.network.policy import Policy, Surroundings
 from coi.network.rules import (
     drop_acl,
@@ -46,18 +47,6 @@ from coi.network.rules import (
     sealed,
 )
 
-DNS_GUARD = """table inet coi_dns
-delete table inet coi_dns
-table inet coi_dns {
-    chain input {
-        type filter hook input priority -10; policy accept;
-        iifname "coi-*" meta l4proto { tcp, udp } th dport 53 fib daddr . iif type != local reject
-    }
-}
-"""
-"""nft(8) rules that leave a policy bridge its own resolver alone, for ``nft -f -`` as root."""
-
-_NAMES = "-n"
 _TRIES = 4  # subnets, and races
 _READY = 10.0  # seconds for a network that another is making
 _POOLS = ((IPv4Network("10.0.0.0/8"), 12), (IPv4Network("172.16.0.0/12"), 6),
@@ -81,16 +70,6 @@ def device(name: str) -> dict[str, str]:
         "security.ipv4_filtering": "true",
         "security.ipv6_filtering": "true",
     }
-
-
-def names_of(network: str) -> str:
-    """The network whose resolver has the names of a policy bridge."""
-    return network + _NAMES
-
-
-def asked_by(network: str) -> str | None:
-    """The policy bridge that asks a resolver of names; None where it is none."""
-    return network.removesuffix(_NAMES) if network.endswith(_NAMES) else None
 
 
 def candidates(name: str, used: frozenset[IPv4Network], size: int = 24) -> Iterator[IPv4Network]:

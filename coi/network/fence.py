@@ -16,30 +16,27 @@ found and the moment that Incus knows of its user.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, RefusedError, UsageError
 from coi.incus.acls import NetworkAcl, NetworkAcls
 from coi.incus.client import Client
-from coi.incus.errors import IncusError, MissingError
-from coi.incus.instances import CONFIG_PREFIX
-from coi.incus.networks import Network, Networks
-from coi.incus.profiles import Profiles
-from coi.network import attachment, bridge, duty, nic, ovn, resolvers
+from coi.network import attachment, resolvers
 from coi.network.answers import load as load_answers
 from coi.network.attachment import Attachment, Backend, Scope, same_tags
-from coi.network.choice import choose, nics, others
 from coi.network.host import HostView, require_local, view
-from coi.network.lock import Busy, locked
-from coi.network.names import hosts_lines, raw_dnsmasq
+from coi.network.lock import locked
+from coi.network.names import hosts_lines, names_of, raw_dnsmasq
 from coi.network.policy import Policy, Surroundings
-from coi.network.route import missing
 from coi.network.rules import around, refusal, rules, sealed
+
+if TYPE_CHECKING:
+    from coi.incus.networks import Network
 
 BACKENDS = ("auto", "bridge", "ovn", "nic")
 
@@ -126,8 +123,9 @@ class Fence:
         Raises:
             RefusedError: the policy cannot be enforced; nothing is left behind.
         """
-        found = Profiles(self.client).find(self.profile)
-        devices = found.devices if found else {}
+        from coi.network.choice import choose, nics, others
+
+        devices = self._profile()
         backend, network = choose(self.client, self.backend, self.profile, devices)
         name = self.scope.name(self.policy, backend, network.name if network else "")
         if network is None:
@@ -147,6 +145,9 @@ class Fence:
             yield made
 
     def _made(self, backend: Backend, network: Network | None) -> Attachment:
+        from coi.network import bridge, nic, ovn
+        from coi.network.route import missing
+
         self._learn()
         args = (self.client, self.scope, self.policy, self.host, self.answers)
         if network is None:
@@ -159,8 +160,16 @@ class Fence:
 
     def moved(self, made: Attachment) -> bool:
         """Whether the profile has got other NICs since; one call."""
+        from coi.network.choice import nics
+
+        return attachment.digest(nics(self._profile())) != made.profile
+
+    def _profile(self) -> Mapping[str, Mapping[str, str]]:
+        """The devices of the profile."""
+        from coi.incus.profiles import Profiles
+
         found = Profiles(self.client).find(self.profile)
-        return attachment.digest(nics(found.devices if found else {})) != made.profile
+        return found.devices if found else {}
 
     @contextmanager
     def using(self, made: Attachment) -> Iterator[Attachment]:
@@ -233,6 +242,8 @@ class Fence:
 
         One or two calls, for after a failure.
         """
+        from coi.incus.networks import Networks
+
         tags = self.scope.tags(self.policy, made.backend)
         acl = NetworkAcls(self.client).find(made.acl)
         if acl is not None and same_tags(acl.config, tags):
@@ -245,7 +256,11 @@ class Fence:
 
     def explained(self, error: CoiError, made: Attachment) -> CoiError:
         """What a start failed with, as a refusal where that is what it is."""
-        return nic.refused_start(error) if made.backend == "nic" else error
+        if made.backend != "nic":
+            return error
+        from coi.network.nic import refused_start
+
+        return refused_start(error)
 
     # -- afterwards
 
@@ -268,8 +283,10 @@ class Fence:
             self._mend(made, self._found(made))
             now = sealed(made, self.policy, self._around(made))
             if made.backend == "bridge" and now.names != made.names:
+                from coi.incus.networks import Networks
+
                 text = raw_dnsmasq(self.policy, self._around(made))
-                Networks(self.client).update(bridge.names_of(made.network), {"raw.dnsmasq": text})
+                Networks(self.client).update(names_of(made.network), {"raw.dnsmasq": text})
             if now != made:
                 self._save(now)
             keep()
@@ -292,68 +309,3 @@ class Fence:
 def lock_path(scope: Scope, name: str, kind: str) -> Path:
     """Of a network: ``make`` while it is made or removed, ``use`` while it is about to be used."""
     return scope.directory / f"{name}.{kind}.lock"
-
-
-def swept(client: Client, scope: Scope) -> list[str]:
-    """The names of what :func:`sweep` would remove now; two calls."""
-    found = set(_sweep_networks(Networks(client).all(), scope, lambda _name: True))
-    found |= {acl.name for acl in NetworkAcls(client).all() if _idle_acl(acl, scope, found)}
-    return sorted(found)
-
-
-def sweep(client: Client, scope: Scope) -> list[str]:
-    """Remove networks and ACLs of this scope that nothing uses; their names.
-
-    Two calls, and one for each removal. What another coi makes or is about to use is left.
-    """
-    networks, acls = Networks(client), NetworkAcls(client)
-    removed = set(
-        _sweep_networks(networks.all(), scope, lambda name: _removed(scope, name, networks.delete))
-    )
-    gone = {
-        acl.name
-        for acl in acls.all()
-        if _idle_acl(acl, scope, ()) and _removed(scope, acl.name, acls.delete)
-    }
-    duty.forget(scope.directory, gone)
-    with suppress(OSError):
-        for name in gone:
-            attachment.record_path(scope, name).unlink(missing_ok=True)
-    return sorted(removed | gone)
-
-
-def _sweep_networks(
-    rows: list[Network], scope: Scope, remove: Callable[[str], bool]
-) -> Iterator[str]:
-    """Remove what nothing uses; a resolver of names once the bridge that asks it has gone."""
-    there = {row.name for row in rows}
-    for row in sorted(rows, key=lambda row: row.name):  # coi-x before coi-x-n
-        asked_by = bridge.asked_by(row.name)
-        idle = row.managed and not row.used_by and _swept(row.config, scope)
-        if idle and asked_by not in there and remove(row.name):
-            there.discard(row.name)
-            yield row.name
-
-
-def _idle_acl(acl: NetworkAcl, scope: Scope, going: Collection[str]) -> bool:
-    """Whether nothing uses it but networks that go."""
-    used = [use for use in acl.used_by if use[0] != "networks" or use[1] not in going]
-    return not used and _swept(acl.config, scope)
-
-
-def _swept(config: Mapping[str, str], scope: Scope) -> bool:
-    wanted = {"owner": str(scope.owner), "prefix": scope.prefix, "locks": scope.place}
-    return all(config.get(CONFIG_PREFIX + key) == value for key, value in wanted.items())
-
-
-def _removed(scope: Scope, name: str, delete: Callable[[str], None]) -> bool:
-    """Delete it, unless a coi has it in hand or something uses it by now."""
-    with ExitStack() as stack:
-        try:
-            of = bridge.asked_by(name) or name
-            for kind in ("make", "use"):
-                stack.enter_context(locked(lock_path(scope, of, kind), timeout=0.0))
-            delete(name)
-        except (Busy, IncusError, MissingError):
-            return False
-        return True

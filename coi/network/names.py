@@ -11,6 +11,18 @@ from ipaddress import IPv4Address
 
 from coi.network.policy import Policy, Surroundings, usable
 
+_NAMES = "-n"
+
+
+def names_of(network: str) -> str:
+    """The network whose resolver has the names of a policy bridge."""
+    return network + _NAMES
+
+
+def asked_by(network: str) -> str | None:
+    """The policy bridge that asks a resolver of names; None where it is none."""
+    return network.removesuffix(_NAMES) if network.endswith(_NAMES) else None
+
 
 def front_dnsmasq(policy: Policy, resolver: IPv4Address | None) -> str:
     """``raw.dnsmasq`` of a policy's own bridge: of an allowlist it asks one resolver at most.

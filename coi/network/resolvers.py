@@ -19,8 +19,19 @@ from pathlib import Path
 from coi.errors import CoiError, RefusedError, UnavailableError
 from coi.files import read_all
 from coi.incus.process import Runner
-from coi.network.bridge import DNS_GUARD, names_of
+from coi.network.names import names_of
 from coi.network.policy import DNS_PORT, Policy
+
+DNS_GUARD = """table inet coi_dns
+delete table inet coi_dns
+table inet coi_dns {
+    chain input {
+        type filter hook input priority -10; policy accept;
+        iifname "coi-*" meta l4proto { tcp, udp } th dport 53 fib daddr . iif type != local reject
+    }
+}
+"""
+"""nft(8) rules that leave a policy bridge its own resolver alone, for ``nft -f -`` as root."""
 
 STAMP = Path("/run/coi-network-guard")
 HINT = "close it, once for all sessions: sudo coi network guard --load"

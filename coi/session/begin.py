@@ -104,9 +104,8 @@ def binary_of(engine: Engine, tool: Tool) -> str:
     return (chosen.binary if chosen.name == tool.name else "") or tool.binary
 
 
-def begin(engine: Engine, session: Session, request: StartRequest) -> Starting:
+def begin(engine: Engine, session: Session, request: StartRequest, loaded: Load) -> Starting:
     """Send in what the tool needs and start it; the caller waits for the result."""
-    loaded = load(engine, session, request)
     columns, lines = request.size
     if request.tmux:
         command = inside.start_tmux(session.user, tmux_session(session.instance), columns, lines)

@@ -7,15 +7,13 @@ tmux (coi.session.begin), and attach (coi.session.attach).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
-from coi.incus.shield import shielded
 from coi.session.body import instance_body, with_workspace
 from coi.session.model import Session, from_instance, identity, is_headless, is_session, number
 from coi.session.naming import instance_name, new_session_id, workspace_id
@@ -25,44 +23,19 @@ if TYPE_CHECKING:
     from coi.incus.instances import Instance
     from coi.session.model import Engine, StartRequest
     from coi.session.store import SavedSession
+    from coi.session.undo import Undo
 
 _OURS = ("mount", "port")  # how the names of devices of a start begin
 _RESUME_WAIT = 60.0  # seconds that another coi has to claim what it resumes
 
 
-class Undo:
-    """What a start that fails has to undo, known before it is done: a signal may come
-    between any two lines."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._session: Session | None = None
-
-    def owe(self, session: Session) -> None:
-        """The session's instance is about to be created, or started."""
-        self._session = session
-
-    def nothing(self) -> None:
-        """The session has begun, or another has its instance."""
-        self._session = None
-
-    def __call__(self) -> None:
-        """The instance goes if this start made it, else it is stopped again."""
-        with shielded():
-            session, self._session = self._session, None
-            if session is None:
-                return
-            with suppress(CoiError):
-                if session.created:
-                    row = self._engine.instances.find(session.instance)
-                    if row is not None and row.coi("session-id") == session.id:
-                        self._engine.instances.remove(session.instance)
-                else:
-                    self._engine.instances.set_state(session.instance, "stop", force=True)
-            session.lock.release(remove=session.created)
+Meanwhile = Callable[["Session"], object]
+"""What is done for a session before its instance can be entered."""
 
 
-def claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
+def claim(
+    engine: Engine, request: StartRequest, undo: Undo, meanwhile: Meanwhile = lambda _: None
+) -> Session:
     """The session to open: a new one in a free slot, a resumed one, or a running one.
 
     Its instance runs afterwards, on its network; the returned session's lock is held
@@ -70,6 +43,8 @@ def claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
 
     Args:
         undo: the caller calls it where the session does not begin.
+        meanwhile: called with each session whose instance is being made or restarted; the
+            last one is the one that is returned.
 
     Raises:
         NotFoundError: there is nothing to resume.
@@ -78,10 +53,11 @@ def claim(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     """
     if request.resume is None and not request.persistent and not request.slot:
         return on_ground(
-            request.network, lambda made: _claim_any(engine, replace(request, ground=made), undo)
+            request.network,
+            lambda made: _claim_any(engine, replace(request, ground=made), undo, meanwhile),
         )
     with _alone(engine, request):
-        return _claim_certain(engine, request, undo)
+        return _claim_certain(engine, request, undo, meanwhile)
 
 
 @contextmanager
@@ -99,7 +75,9 @@ def _alone(engine: Engine, request: StartRequest) -> Iterator[None]:
         lock.release(remove=True)
 
 
-def _claim_certain(engine: Engine, request: StartRequest, undo: Undo) -> Session:
+def _claim_certain(
+    engine: Engine, request: StartRequest, undo: Undo, meanwhile: Meanwhile
+) -> Session:
     """A certain slot, session or container."""
     rows = _listed(engine)
     running, saved = _resume_target(engine, request, rows)
@@ -116,7 +94,7 @@ def _claim_certain(engine: Engine, request: StartRequest, undo: Undo) -> Session
         return session
     return on_ground(
         request.network,
-        lambda made: _claim(engine, replace(request, ground=made), undo, rows, saved),
+        lambda made: _claim(engine, replace(request, ground=made), undo, rows, saved, meanwhile),
     )
 
 
@@ -126,17 +104,18 @@ def _claim(
     undo: Undo,
     rows: list[Instance],
     saved: SavedSession | None,
+    meanwhile: Meanwhile,
 ) -> Session:
     """A session whose instance does not run: a stopped one goes on, or one is made."""
     session_id = saved.id if saved else new_session_id()
     if saved and saved.tool != request.tool.name:
         request = replace(request, tool=engine.tool(saved.tool))
     if request.persistent:
-        reused = _reuse(engine, request, undo, rows, session_id, saved)
+        reused = _reuse(engine, request, undo, rows, session_id, saved, meanwhile)
         if reused is not None:
             return reused
     taken = {row.name for row in rows}
-    return _claim_new(engine, request, undo, session_id, saved, taken)
+    return _claim_new(engine, request, undo, session_id, saved, taken, meanwhile)
 
 
 def _busy(row: Instance) -> RefusedError:
@@ -153,7 +132,7 @@ def _busy(row: Instance) -> RefusedError:
     )
 
 
-def _claim_any(engine: Engine, request: StartRequest, undo: Undo) -> Session:
+def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Meanwhile) -> Session:
     """A new session in the first free slot.
 
     Most workspaces have no session running, so slot 1 is tried while the list
@@ -163,9 +142,8 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     name = instance_name(engine.prefix, request.workspace.path, 1)
     lock = engine.lock(name)
     if not lock.try_acquire():
-        return _claim_new(
-            engine, request, undo, session_id, None, {r.name for r in _listed(engine)}
-        )
+        taken = {row.name for row in _listed(engine)}
+        return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
     session = _session(engine, request, session_id, None, 1, lock)
     undo.owe(session)
     try:
@@ -173,7 +151,7 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo) -> Session:
         try:
             _listed(engine, but=name)
             request.ground.verify()
-            _import_meanwhile()
+            meanwhile(session)
         finally:
             pending.settle()
         pending.result()
@@ -181,18 +159,12 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo) -> Session:
     except AlreadyExistsError:
         undo.nothing()
         lock.release()
-        rows = _listed(engine)
-        return _claim_new(engine, request, undo, session_id, None, {row.name for row in rows})
+        taken = {row.name for row in _listed(engine)}
+        return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
     except BaseException:
         undo()
         raise
     return session
-
-
-def _import_meanwhile() -> None:
-    """Import what comes next while the daemon creates: 60 ms that nobody waits for."""
-    import_module("coi.session.begin")
-    import_module("coi.session.attach")
 
 
 def _claim_new(
@@ -202,6 +174,7 @@ def _claim_new(
     session_id: str,
     saved: SavedSession | None,
     taken: set[str],
+    meanwhile: Meanwhile,
 ) -> Session:
     """Create an instance in the wanted slot, or the first free one."""
     last = engine.config.defaults.max_slots
@@ -225,7 +198,7 @@ def _claim_new(
             pending = engine.instances.start_create(_body(engine, request, session))
             try:
                 request.ground.verify()
-                _import_meanwhile()
+                meanwhile(session)
             finally:
                 pending.settle()
             pending.result()
@@ -322,6 +295,7 @@ def _reuse(
     rows: list[Instance],
     session_id: str,
     saved: SavedSession | None,
+    meanwhile: Meanwhile,
 ) -> Session | None:
     """The stopped persistent instance of this workspace and slot, running, if there is one."""
     for row in _kept(engine, request, rows):
@@ -348,6 +322,7 @@ def _reuse(
             for device in request.ground.going(row):
                 engine.instances.remove_device(row.name, device)
             request.ground.verify()
+            meanwhile(session)
             engine.instances.set_state(row.name, "start")
         except BaseException:
             undo()

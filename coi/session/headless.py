@@ -19,20 +19,20 @@ from coi.incus.process import memory_file
 from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.session import inside
-from coi.session.begin import ATTACH_WAIT, no_tool
+from coi.session.begin import ATTACH_WAIT, Load, no_tool
 from coi.session.begin import load as load_files
-from coi.session.claim import Undo, claim
+from coi.session.claim import claim
 from coi.session.feed import READ_HEADER, SAY_READY, NotBegunError, execute, header
 from coi.session.finish import Outcome, finish
 from coi.session.inside import Saving
 from coi.session.settle import DEADLINE, cannot_work, settled
 from coi.session.sinks import Kept, Sink
 from coi.session.state import TarState
+from coi.session.undo import Undo
 from coi.tools.prepare import answer as read_answer
 from coi.tools.prepare import find_session_id
 
 if TYPE_CHECKING:
-    from coi.session.begin import Load
     from coi.session.model import Engine, Session, StartRequest
     from coi.session.store import SavedSession
 
@@ -97,15 +97,19 @@ def ask(
     undo = Undo(engine)
     ending: _Ending | None = None
     output = Kept(MAX_OUTPUT)
+    loads: list[Load] = []
+
+    def gather(session: Session) -> None:
+        loads[:] = [load_files(engine, session, request)]
+
     try:
-        session = claim(engine, replace(request, persistent=False), undo)
+        session = claim(engine, replace(request, persistent=False), undo, gather)
         ending = _Ending(engine, session, undo)
         if session.saved:
             engine.report(f"Resuming session {session.id} of {session.saved.saved_at}")
-        loaded = load_files(engine, session, request)
         engine.report(f"Session ID: {session.id}")
         engine.report(f"Container: {session.instance}")
-        code = _execute(engine, session, loaded, ending, output, stderr, timeout)
+        code = _execute(engine, session, loads[0], ending, output, stderr, timeout)
         # Before anything else can go wrong: it is shown whatever does.
         answer = _read(engine, session.tool, output.text)
     except BaseException:

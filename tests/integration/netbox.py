@@ -21,8 +21,9 @@ from coi.incus.client import Client
 from coi.incus.process import Runner
 from coi.network import resolvers
 from coi.network.attachment import Scope
-from coi.network.fence import Answers, Fence, sweep
+from coi.network.fence import Answers, Fence
 from coi.network.policy import Policy
+from coi.network.sweep import sweep
 from coi.testing.machine import incus, query
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

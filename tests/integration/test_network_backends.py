@@ -25,11 +25,13 @@ from coi.incus.acls import NetworkAcls
 from coi.incus.client import Client
 from coi.incus.networks import Networks
 from coi.incus.process import Runner
-from coi.network.bridge import candidates, names_of
-from coi.network.fence import Fence, sweep
+from coi.network.bridge import candidates
+from coi.network.fence import Fence
 from coi.network.host import view
+from coi.network.names import names_of
 from coi.network.nic import refused_start
 from coi.network.policy import Surroundings
+from coi.network.sweep import sweep
 from coi.testing.machine import incus, query
 
 

@@ -21,8 +21,8 @@ from coi.network import answers, upkeep
 from coi.network.answers import Answer
 from coi.network.choice import NIC
 from coi.network.duty import duty_of, keep
-from coi.network.fence import sweep
 from coi.network.refresher import DONE, OVER
+from coi.network.sweep import sweep
 from coi.testing.host import Host, refreshers
 from coi.testing.machine import User, incus, wait_for
 

@@ -9,8 +9,8 @@ import pytest
 
 from coi.errors import RefusedError
 from coi.network import resolvers
-from coi.network.bridge import DNS_GUARD
 from coi.network.policy import Policy
+from coi.network.resolvers import DNS_GUARD
 
 BRIDGE = "coi-0123abcd"
 RESTRICTED, ALLOWLIST = Policy("restricted"), Policy("allowlist", domains=("a.example",))
