@@ -240,7 +240,8 @@ def test_a_daemon_that_is_restarted(
 ) -> None:
     """What runs is fenced as before, what is half set up ends fenced or not at all.
 
-    What got through while Incus made its rules anew is printed: it is Incus's own doing.
+    As the daemon starts Incus takes a bridge's rules away and makes them anew: some 100
+    connections of a loop got through (measured; docs/network.md). On OVN none does.
     """
     faulty.clean()
     host = faulty.host
@@ -278,7 +279,8 @@ def test_a_daemon_that_is_restarted(
     assert effective() == before
     with capsys.disabled():
         print(f" {seen}", end="")
-    assert all(what.refused > what.leaked and what.passed for what in seen.values()), seen
+    assert seen["ovn"].leaked == 0
+    assert all(what.refused and what.passed for what in seen.values()), seen
     assert host.coi("--network=restricted", "run", REACH).ok().out == FENCED
 
 
