@@ -167,7 +167,7 @@ def guard(
 ) -> None:
     """Print the nftables rule that keeps sessions from the host's other resolvers.
 
-    Example: sudo coi network guard --load
+    Example: coi network guard --load
     """
     from coi.network import resolvers
     from coi.network.bridge import DNS_GUARD
