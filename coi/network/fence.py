@@ -156,6 +156,10 @@ class Fence:
             return nic.ensure(*args, network)
         if command := missing(network, self.host):
             self.report(f"This host has no route to {network.name}; as root: {command}")
+        self.report(
+            "OVN lets UDP that is sent from port 53 pass every policy, unless root has closed it: "
+            "docs/network.md"
+        )
         return ovn.ensure(*args, network)
 
     def moved(self, made: Attachment) -> bool:
