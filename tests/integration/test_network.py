@@ -77,7 +77,7 @@ def test_a_run_behind_a_policy_that_stands_takes_one_call_more(world: Host) -> N
 def test_a_session_and_what_is_said_of_it(world: Host) -> None:
     background(world, "--network=restricted")
     name = world.instance()
-    (row,) = world.coi("list", "--format", "json").ok().json["active_containers"]
+    (row,) = world.listed()
     assert (row["network"], row["network_backend"]) == ("restricted", "bridge")
     mine = [
         item
