@@ -9,6 +9,7 @@ import re
 import secrets
 import signal
 import tarfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,8 +172,18 @@ class Bench:
         for text in self.setup.prompts(code):
             screen.expect(self.ready, timeout=self.setup.patience)
             self.type(screen, text)
+        submitted = time.monotonic()
+
+        def answered() -> set[str]:
+            nonlocal submitted
+            known = self.setup.codes(code, screen.text)
+            if not known and 0 < self.setup.insists < time.monotonic() - submitted:
+                screen.send(self.setup.submit)
+                submitted = time.monotonic()
+            return known
+
         found: set[str] = screen.until(
-            lambda: self.setup.codes(code, screen.text),
+            answered,
             timeout=self.setup.patience,
             what=f"an answer with {code}",
         )

@@ -40,6 +40,8 @@ class ModelSetup:
         exit: what ends the tool: a text is typed and submitted, control characters are sent.
         runs_commands: it runs the shell command that the model asks for, unasked.
         patience: seconds for the prompt to come, and for an answer.
+        insists: seconds without an answer after which ``submit`` is typed again, as people
+            do with a tool that loses an Enter while it draws; 0: never.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class ModelSetup:
     exit: str = "/exit"
     runs_commands: bool = False
     patience: float = 120.0
+    insists: float = 0.0
 
     @property
     def needs_model(self) -> bool:
