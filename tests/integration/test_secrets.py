@@ -20,16 +20,22 @@ HOST = "canary-host-environment-41f0"
 
 
 @contextmanager
-def watched() -> Iterator[set[bytes]]:
-    """Every command line on this machine, sampled as fast as it goes."""
+def watched(*, containers: bool = True) -> Iterator[set[bytes]]:
+    """Every command line on this machine, sampled as fast as it goes.
+
+    Args:
+        containers: those of processes inside containers, too.
+    """
     seen: set[bytes] = set()
     stop = threading.Event()
+    ours = Path("/proc/self/ns/pid").readlink()
 
     def sample() -> None:
         while not stop.is_set():
-            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            for entry in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):
-                    seen.add(entry.read_bytes())
+                    if containers or (entry / "ns/pid").readlink() == ours:
+                        seen.add((entry / "cmdline").read_bytes())
 
     thread = threading.Thread(target=sample)
     thread.start()
