@@ -183,7 +183,8 @@ def test_errors_that_all_three_share(host: Host, verb: str) -> None:
 
 
 def test_several_side_by_side(host: Host) -> None:
-    made = [make(host, f"e{n}", persistent="false", state="session") for n in range(3)]
+    # saved, so that no command has to recover them first
+    made = [make(host, f"e{n}", persistent="false", state="saved") for n in range(3)]
     other = make(host, "home", locks="elsewhere:1:/nowhere", persistent="false")
     gone = host.prefix + "none"
     asked = host.coi("persist", *made)
