@@ -24,12 +24,21 @@ TOOLS = ("claude", "dummy", NAME)
 TEST_IMAGE = "coi-test"
 
 
+# For a night rather than for each change: 1 to 5 minutes each (tests/run --slow).
+SLOW = {
+    "test_bootstrap", "test_conformance", "test_network_faults", "test_network_ovn",
+    "test_network_policies_change", "test_network_upkeep",
+}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything below this directory needs the daemon."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.integration)
+            if item.path.stem in SLOW:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
