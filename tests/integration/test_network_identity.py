@@ -8,7 +8,7 @@ import pytest
 from netbox import ALLOWLIST, World
 
 from coi.errors import RefusedError
-from coi.testing.machine import incus, query
+from coi.testing.machine import query
 
 KEY = "user.coi.policy"
 WIDE = {"action": "allow", "state": "enabled"}
@@ -40,9 +40,13 @@ def test_a_policy_of_the_same_name_is_another(box: World, digits: int) -> None:
     assert "destination" in query(acl)["egress"][0]
 
 
-def test_files_are_named_by_the_whole_hash(box: World) -> None:
-    box.fence().prepare()
-    names = {path.name for path in box.scope.directory.glob("attached-*.json")}
-    assert {len(name) for name in names} == {len("attached-.json") + 32}
+def test_a_record_has_the_whole_hash(box: World) -> None:
+    """It is named by the network ACL, whose name is short, and is used for its policy alone."""
+    made = box.fence().prepare()
+    (record,) = box.scope.directory.glob(f"attached-{made.acl}*.json")
     assert len(ALLOWLIST.hash) == 32
-    incus("network", "acl", "show", box.scope.name(ALLOWLIST, "bridge")).ok()
+    text = record.read_text()
+    assert ALLOWLIST.hash in text
+    assert box.fence().recorded() == made
+    record.write_text(text.replace(ALLOWLIST.hash, ALLOWLIST.hash[:31].ljust(32, "g")))
+    assert box.fence().recorded() is None
