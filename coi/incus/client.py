@@ -7,13 +7,15 @@ name instances and images, never where they live.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from coi.errors import UsageError
 from coi.incus.errors import IncusError, classify
-from coi.incus.process import Completed, Process, Runner
+from coi.incus.process import Completed, Runner, read_all
+from coi.incus.shield import shielded
 
 DEFAULT_TIMEOUT = 120.0  # seconds for one REST call; the daemon's own limit is longer
 
@@ -90,16 +92,20 @@ class Client:
         args = self.query_args(method, path, params=params, body=body, wait=wait)
         return self.answer(self._run(args, timeout, action), action=action)
 
-    def start_query(
-        self, method: str, path: str, *, body: Mapping[str, Any], stdout: int, stderr: int
-    ) -> Process:
-        """Like :meth:`query` with ``wait``, left running: for work side by side.
-
-        The caller waits, reads ``stdout`` and ``stderr`` (seekable descriptors)
-        and passes them to :meth:`answer`.
-        """
-        args = self.query_args(method, path, body=body, wait=True)
-        return self.runner.spawn(args, stdout=stdout, stderr=stderr)
+    def begin(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        wait: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+        action: str = "",
+    ) -> Pending:
+        """Begin :meth:`query` and return at once: for work side by side."""
+        args = self.query_args(method, path, params=params, body=body, wait=wait)
+        return Pending(self, args, timeout, action)
 
     def answer(self, done: Completed, *, action: str = "") -> Any:
         """The metadata in a finished ``incus query --raw``, or its error raised."""
@@ -164,6 +170,60 @@ class Client:
                 details=str(error),
                 hint="look at the daemon: incus info; incus operation list",
             ) from error
+
+
+class Pending:
+    """A REST call under way while coi does something else.
+
+    The daemon goes on with it whatever becomes of the client, so an interrupted
+    caller still waits: only then can what it made be removed.
+
+    Args:
+        args: as :meth:`Client.query_args` makes them.
+        timeout: seconds from when it is waited for.
+        action: what this does, for the error's first line.
+    """
+
+    def __init__(self, client: Client, args: Sequence[str], timeout: float, action: str) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._action = action
+        self._out = os.memfd_create("coi-pending-out")
+        self._err = os.memfd_create("coi-pending-err")
+        self._done: Completed | None = None
+        begun = False
+        try:
+            with shielded():
+                self._process = client.runner.spawn(args, stdout=self._out, stderr=self._err)
+                begun = True
+        except BaseException:
+            if begun:  # a signal was put off: the daemon is at work all the same
+                self.settle()
+            else:
+                self._close()
+            raise
+
+    def settle(self) -> Completed:
+        """Wait for the end, whatever it is, signals put off."""
+        if self._done is None:
+            with shielded(), self._process:
+                try:
+                    exit_code = self._process.wait(self._timeout)
+                except TimeoutError:
+                    exit_code = self._process.stop()
+                self._done = Completed(
+                    self._process.argv, exit_code, read_all(self._out), read_all(self._err)
+                )
+                self._close()
+        return self._done
+
+    def result(self) -> Any:
+        """Wait for the end; the answer's metadata, or what went wrong (:meth:`Client.answer`)."""
+        return self._client.answer(self.settle(), action=self._action)
+
+    def _close(self) -> None:
+        os.close(self._out)
+        os.close(self._err)
 
 
 def _number(value: object) -> int:

@@ -6,17 +6,15 @@ Shapes: https://linuxcontainers.org/incus/docs/main/rest-api-spec/ ; ``config``,
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from coi.incus.client import Client, segment
+from coi.incus.client import Client, Pending, segment
 from coi.incus.errors import NOT_ENTERED, MissingError
-from coi.incus.process import Completed, Process, read_all
-from coi.incus.shield import shielded
+from coi.incus.process import Completed
 
 RUNNING = "Running"
 STOPPED = "Stopped"
@@ -123,9 +121,16 @@ class Instances:
         """``POST /1.0/instances``; with ``"start": true`` it runs afterwards."""
         self.start_create(body).result()
 
-    def start_create(self, body: Mapping[str, Any]) -> PendingCreate:
+    def start_create(self, body: Mapping[str, Any]) -> Pending:
         """Begin :meth:`create` and return at once."""
-        return PendingCreate(self.client, body)
+        return self.client.begin(
+            "POST",
+            "/1.0/instances",
+            body=body,
+            wait=True,
+            timeout=CREATE_TIMEOUT,
+            action=f"create {body['name']}",
+        )
 
     def set_state(
         self,
@@ -230,56 +235,6 @@ class Instances:
             if NOT_ENTERED not in done.error_text or time.monotonic() > deadline:
                 return done
             time.sleep(ENTER_POLL)
-
-
-class PendingCreate:
-    """An instance being created and started while coi does something else.
-
-    The daemon goes on creating whatever becomes of the client, so an
-    interrupted caller still waits: only then can it be removed.
-    """
-
-    def __init__(self, client: Client, body: Mapping[str, Any]) -> None:
-        self._client = client
-        self.name = str(body["name"])
-        self._out = os.memfd_create("coi-create-out")
-        self._err = os.memfd_create("coi-create-err")
-        self._done: Completed | None = None
-        begun = False
-        try:
-            with shielded():
-                self._process: Process = client.start_query(
-                    "POST", "/1.0/instances", body=body, stdout=self._out, stderr=self._err
-                )
-                begun = True
-        except BaseException:
-            if begun:  # a signal was put off: the daemon is at work all the same
-                self.settle()
-            else:
-                self._close()
-            raise
-
-    def settle(self) -> Completed:
-        """Wait for the end, whatever it is, signals put off."""
-        if self._done is None:
-            with shielded(), self._process:
-                try:
-                    exit_code = self._process.wait(CREATE_TIMEOUT)
-                except TimeoutError:
-                    exit_code = self._process.stop()
-                self._done = Completed(
-                    self._process.argv, exit_code, read_all(self._out), read_all(self._err)
-                )
-                self._close()
-        return self._done
-
-    def result(self) -> None:
-        """Wait for the end; raise what went wrong (see :meth:`Client.answer`)."""
-        self._client.answer(self.settle(), action=f"create {self.name}")
-
-    def _close(self) -> None:
-        os.close(self._out)
-        os.close(self._err)
 
 
 def _path(name: str) -> str:

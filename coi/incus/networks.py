@@ -6,11 +6,11 @@ Shapes: https://linuxcontainers.org/incus/docs/main/rest-api-spec/ ; ``config`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coi.incus.client import Client, Use, segment, uses
+from coi.incus.client import Client, Pending, Use, segment, uses
 from coi.incus.errors import IncusError, MissingError
 
 TRIPPED = "Failed to delete bridge children interfaces"
@@ -18,6 +18,7 @@ TRIPPED = "Failed to delete bridge children interfaces"
 interface of any instance goes away while the daemon looks at all of them (3 of 40 measured)."""
 
 _ATTEMPTS = 3
+_LISTING: dict[str, Any] = {"params": {"recursion": "1"}, "action": "list networks"}
 CREATE_TIMEOUT = 60.0  # seconds; 0.65 measured
 
 
@@ -59,10 +60,11 @@ class Networks:
 
     def all(self) -> list[Network]:
         """All networks, the server's unmanaged interfaces among them."""
-        rows = self.client.query(
-            "GET", "/1.0/networks", params={"recursion": "1"}, action="list networks"
-        )
-        return [Network.parse(row) for row in rows or ()]
+        return parsed(self.client.query("GET", "/1.0/networks", **_LISTING))
+
+    def start_all(self) -> Pending:
+        """Begin :meth:`all` and return at once; :func:`parsed` reads its result."""
+        return self.client.begin("GET", "/1.0/networks", **_LISTING)
 
     def find(self, name: str) -> Network | None:
         """One network or interface, or None."""
@@ -91,7 +93,16 @@ class Networks:
         Raises:
             AlreadyExistsError: the name is a network's or an interface's.
         """
-        self.client.query(
+        self.start_create(body).result()
+
+    def start_create(self, body: Mapping[str, Any]) -> Pending:
+        """Begin :meth:`create` and return at once.
+
+        The daemon makes one network after the other, most of the time waiting for its
+        dnsmasq (measured: 0.64 s, 1.25 s for two at once, 0.11 s without DHCP and with it
+        without a dnsmasq).
+        """
+        return self.client.begin(
             "POST",
             "/1.0/networks",
             body=body,
@@ -130,6 +141,11 @@ class Networks:
                     raise
             else:
                 return
+
+
+def parsed(rows: Sequence[Mapping[str, Any]] | None) -> list[Network]:
+    """The answer to :meth:`Networks.start_all`."""
+    return [Network.parse(row) for row in rows or ()]
 
 
 def _path(name: str) -> str:

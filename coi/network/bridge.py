@@ -28,7 +28,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from time import monotonic, sleep
 
 from coi.errors import CoiError, RefusedError
-from coi.incus.client import Client
+from coi.incus.client import Client, Pending
 from coi.incus.errors import AlreadyExistsError
 from coi.incus.instances import CONFIG_PREFIX
 from coi.incus.networks import TRIPPED, Network, Networks
@@ -53,6 +53,9 @@ _POOLS = ((IPv4Network("10.0.0.0/8"), 12), (IPv4Network("172.16.0.0/12"), 6),
           (IPv4Network("192.168.0.0/16"), 6))  # fmt: skip
 _MAX_WIDE = 8  # a route this wide or wider (a VPN's 0.0.0.0/1) says nothing of a /24
 _CLASH = ("address already in use", "already in use", "conflict", "overlap", TRIPPED.lower())
+
+Meanwhile = Callable[[IPv4Interface], None]
+"""What is done while a network of that address is being made."""
 
 
 def device(name: str) -> dict[str, str]:
@@ -95,16 +98,26 @@ def ensure(
     policy: Policy,
     host: HostView,
     answers: Mapping[str, tuple[IPv4Address, ...]],
+    there: list[Network],
 ) -> Attachment:
-    """The policy's bridge and ACL, made or found right; two calls where they are.
+    """The policy's bridge and ACL, made or found right.
+
+    Two calls where they are not there, and three with names: the ACL is made while the
+    daemon makes the network of the names. Two where they are right.
+
+    Args:
+        there: all networks that the project sees; some may have come and gone since.
 
     Raises:
         RefusedError: it cannot be had; what was made for it is gone again.
     """
     bridge = _Bridge(client, scope, policy, host, answers)
+    ours = {bridge.name, names_of(bridge.name)}
+    fresh = not any(row.name in ours for row in there)
     for _ in range(_TRIES):
         with suppress(AlreadyExistsError):
-            return bridge.ensure()
+            return bridge.ensure(there if fresh else Networks(client).all())
+        fresh = False
     raise foreign("interface", bridge.name)
 
 
@@ -120,15 +133,15 @@ class _Bridge:
     def name(self) -> str:
         return self.scope.name(self.policy, "bridge")
 
-    def ensure(self) -> Attachment:
-        found = self._find(self.name)
+    def ensure(self, there: list[Network]) -> Attachment:
+        found = self._found(self.name, there)
         if found is None:
-            return self._create()
+            return self._create(there)
         address = _address(found, "ipv4.address")
         hold_acl(self.client, self.name, self._tags(), self._rules(address.ip))
         resolver = _address(found, _RESOLVER) if self.policy.domains else None
         if resolver is not None:
-            self._hold_names(resolver)
+            self._hold_names(resolver, there)
         wanted = self._config(address, resolver)
         wanted.update({k: v for k, v in found.config.items() if k == "user.coi.locks"})
         present = {k: v for k, v in found.config.items() if not k.startswith("volatile.")}
@@ -143,11 +156,11 @@ class _Bridge:
             Networks(self.client).replace(self.name, wanted)
         return self._attachment(address.ip)
 
-    def _find(self, name: str) -> Network | None:
-        """One of the networks, once it is whole."""
+    def _found(self, name: str, there: Iterable[Network]) -> Network | None:
+        """One of the networks that are there, once it is whole."""
         until = monotonic() + _READY
+        found = next((row for row in there if row.name == name), None)
         while True:
-            found = Networks(self.client).find(name)
             if found is None:
                 return None
             if not found.managed or not same_tags(found.config, self._tags()):
@@ -161,18 +174,35 @@ class _Bridge:
                     hint=f"delete it: incus network delete {name}",
                 )
             sleep(0.05)
+            found = Networks(self.client).find(name)
 
-    def _create(self) -> Attachment:
+    def _create(self, there: list[Network]) -> Attachment:
+        used = self.host.subnets | _incus_subnets(there)
+        held: IPv4Address | None = None  # the gateway that the ACL is for
         with ExitStack() as undo:
+
+            def hold(gateway: IPv4Address) -> None:
+                nonlocal held
+                if gateway == held:
+                    return
+                wanted, first = self._rules(gateway), held is None
+                if hold_acl(self.client, self.name, self._tags(), wanted, new=first):
+                    undo.callback(drop_acl, self.client, self.name)
+                held = gateway
+
+            def meanwhile(names: IPv4Interface) -> None:
+                subnet = next(candidates(self.name, used | {names.network}), None)
+                if subnet is not None:
+                    hold(subnet[1])
+
             try:
-                used = self.host.subnets | _incus_subnets(Networks(self.client).all())
-                resolver = self._create_names(used, undo) if self.policy.domains else None
-                if resolver is not None:
+                resolver = None
+                if self.policy.domains:
+                    resolver = self._create_names(there, used, undo, meanwhile)
                     used |= {resolver.network}
 
                 def config(address: IPv4Interface) -> dict[str, str]:
-                    if hold_acl(self.client, self.name, self._tags(), self._rules(address.ip)):
-                        undo.callback(drop_acl, self.client, self.name)
+                    hold(address.ip)
                     return self._config(address, resolver)
 
                 address = self._make(self.name, candidates(self.name, used), config)
@@ -184,22 +214,28 @@ class _Bridge:
             undo.pop_all()
         return self._attachment(address.ip)
 
-    def _create_names(self, used: frozenset[IPv4Network], undo: ExitStack) -> IPv4Interface:
+    def _create_names(
+        self,
+        there: Iterable[Network],
+        used: frozenset[IPv4Network],
+        undo: ExitStack,
+        meanwhile: Meanwhile,
+    ) -> IPv4Interface:
         """The resolver of the names; it is found where only the policy's own bridge has gone."""
         name = names_of(self.name)
-        found = self._find(name)
+        found = self._found(name, there)
         if found is not None:
             address = _address(found, "ipv4.address")
-            self._hold_names(address)
+            self._hold_names(address, [found])
             return address
-        made = self._make(name, candidates(name, used, 30), self._names_config)
+        made = self._make(name, candidates(name, used, 30), self._names_config, meanwhile)
         undo.callback(_drop_network, self.client, name)
         return made
 
-    def _hold_names(self, address: IPv4Interface) -> None:
+    def _hold_names(self, address: IPv4Interface, there: Iterable[Network]) -> None:
         """See to the resolver of the names at an address."""
         name = names_of(self.name)
-        found = self._find(name)
+        found = self._found(name, there)
         if found is None:
             self._make(name, [address.network], self._names_config)
             return
@@ -213,14 +249,22 @@ class _Bridge:
         name: str,
         subnets: Iterable[IPv4Network],
         config: Callable[[IPv4Interface], dict[str, str]],
+        meanwhile: Meanwhile = lambda _: None,
     ) -> IPv4Interface:
         """A bridge in the first of some subnets that is free; its address."""
         last: CoiError | None = None
         for subnet, _ in zip(subnets, range(_TRIES), strict=False):
             address = IPv4Interface((subnet[1], subnet.prefixlen))
             body = {"name": name, "type": "bridge", "config": config(address)}
+            pending: Pending | None = None
             try:
-                Networks(self.client).create(body)
+                pending = Networks(self.client).start_create(body)
+                meanwhile(address)
+            except BaseException:
+                self._take_back(name, pending)
+                raise
+            try:
+                pending.result()
             except AlreadyExistsError:
                 raise
             except CoiError as error:
@@ -228,13 +272,24 @@ class _Bridge:
                     _drop_network(self.client, name)  # an answer can be lost
                     raise
                 last = error
-            except BaseException:  # a signal: it may be there by now
-                with shielded():
-                    _drop_network(self.client, name)
+            except BaseException:  # a signal
+                self._take_back(name, pending)
                 raise
             else:
                 return address
         raise _no_subnet(last)
+
+    def _take_back(self, name: str, pending: Pending | None) -> None:
+        """Drop what was being made, unless the name is another's."""
+        with shielded():
+            try:
+                if pending:
+                    pending.result()
+            except AlreadyExistsError:
+                return
+            except CoiError:  # an answer can be lost
+                pass
+            _drop_network(self.client, name)
 
     def _attachment(self, gateway: IPv4Address) -> Attachment:
         made = Attachment(

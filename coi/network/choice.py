@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from coi.errors import RefusedError
-from coi.incus.networks import Network, Networks
 
 if TYPE_CHECKING:
-    from coi.incus.client import Client
+    from coi.incus.networks import Network
     from coi.network.attachment import Backend
 
 NIC = "eth0"  # the device that the policy is on, and the interface inside
@@ -29,13 +28,14 @@ def others(devices: Devices) -> tuple[str, ...]:
 
 
 def choose(
-    client: Client, wanted: str, profile: str, devices: Devices
+    wanted: str, profile: str, devices: Devices, networks: Iterable[Network]
 ) -> tuple[Backend, Network | None]:
-    """The backend, and for OVN and NIC the network of the profile's own NIC; 0-1 calls.
+    """The backend, and for OVN and NIC the network of the profile's own NIC. No call.
 
     Args:
         wanted: of :data:`coi.network.fence.BACKENDS`.
         devices: the profile's.
+        networks: all that the project sees.
 
     Raises:
         RefusedError: the backend that is asked for is not to be had here.
@@ -43,7 +43,7 @@ def choose(
     if wanted == "bridge":
         return "bridge", None
     name = _own(nics(devices)).get("network")
-    network = Networks(client).find(name) if name else None
+    network = next((row for row in networks if row.name == name), None)
     kind = network.type if network else "no network"
     if wanted == "nic":
         if network is None or kind != "bridge" or not network.managed:

@@ -67,15 +67,25 @@ def around(
     return Surroundings(host, made.gateway, made.nameservers, answers)
 
 
-def hold_acl(client: Client, name: str, tags: Mapping[str, str], wanted: Mapping[str, Any]) -> bool:
+def hold_acl(
+    client: Client,
+    name: str,
+    tags: Mapping[str, str],
+    wanted: Mapping[str, Any],
+    *,
+    new: bool = False,
+) -> bool:
     """See to an ACL of these rules, one or two calls; whether it was made now.
+
+    Args:
+        new: it is not expected to be there: one call less where it is not.
 
     Raises:
         RefusedError: the name is another's.
     """
     acls = NetworkAcls(client)
-    for _ in range(3):
-        found = acls.find(name)
+    for attempt in range(3):
+        found = None if new and not attempt else acls.find(name)
         if found is not None:
             if not same_tags(found.config, tags):
                 raise foreign("network ACL", name)

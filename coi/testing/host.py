@@ -205,6 +205,14 @@ class Host:
             incus("delete", "--force", name)
         self.settled()
 
+    def sweep(self) -> None:
+        """Delete the test's instances, then what ``coi clean`` finds: networks, above all.
+
+        In this order: a network that an instance uses until just now is in no sweep.
+        """
+        self.drop()
+        self.coi("clean", "--force").ok()
+
     # -- what coi keeps
 
     def saved(self, workspace: Path | None = None) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def bench(make_host: Callable[..., Host], model: str) -> Iterator[Bench]:
     made = Bench.make(Manager.load().get("claude"), setup, host, model)
     host.environ["COI_NETWORK_MODE"] = "restricted"
     yield made
-    host.coi("clean", "--force").ok()
+    host.sweep()
 
 
 def test_a_conversation_outlives_coi_and_goes_on_without_a_terminal(bench: Bench) -> None:

@@ -51,7 +51,7 @@ def test_a_fence_costs_one_call(host: Host) -> None:
     fenced = host.coi("run", "-v", "--network=restricted", "--prompt", "remember it").ok()
     assert len(fenced.incus_calls) == 7, fenced.incus_calls
     host.settled()
-    host.coi("clean", "--force").ok()
+    host.sweep()
 
 
 def test_streams_and_exit_code_are_the_tools(host: Host) -> None:

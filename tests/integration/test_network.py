@@ -38,7 +38,7 @@ def world(daemon: None, image: str, user: User) -> Iterator[Host]:
     subprocess.run([TESTHOSTS, "up"], check=True, stdout=subprocess.DEVNULL)
     with module_host(Host.make(user, image)) as host:
         yield host
-        host.coi("clean", "--force").ok()
+        host.sweep()
         assert left(host) == [], "coi clean has swept what nothing uses"
 
 

@@ -22,7 +22,7 @@ LOAD = "sudo coi network guard --load"
 def world(daemon: None, image: str, user: User, as_root_module: None) -> Iterator[Host]:
     with module_host(Host.make(user, image)) as host:
         yield host
-        host.coi("clean", "--force").ok()
+        host.sweep()
 
 
 @pytest.fixture(scope="module")

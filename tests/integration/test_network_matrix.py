@@ -66,8 +66,7 @@ def ending(host: Host) -> Iterator[None]:
     try:
         yield
     finally:
-        host.drop()
-        host.coi("clean", "--force").ok()
+        host.sweep()
         age(host.coi_home / "network")  # who keeps them new looks at once, and ends
 
 

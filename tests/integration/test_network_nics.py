@@ -83,8 +83,7 @@ def two(daemon: None, image: str, user: User, testhosts: None) -> Iterator[TwoNi
             body = json.dumps({"config": {}, "devices": {"root": root}})
             incus("query", "-X", "PUT", "-d", body, f"{PROFILE}?project={project}").ok()
             yield TwoNics(host, bridge)
-            host.drop()
-            host.coi("clean", "--force").ok()
+            host.sweep()
         finally:
             gone(project)
             patch.delenv("INCUS_PROJECT", raising=False)

@@ -68,8 +68,7 @@ def place(
             host.environ["COI_INCUS_PROJECT"] = project
         with guard(True):
             yield Place(host, request.param)
-        host.drop()
-        host.coi("clean", "--force").ok()
+        host.sweep()
 
 
 REACHED = {

@@ -117,7 +117,7 @@ def resolves(as_root: None) -> Iterator[Resolves]:
 def host(daemon: None, image: str, user: User, testhosts: None) -> Iterator[Host]:
     with module_host(Host.make(user, image)) as made:
         yield made
-        made.coi("clean", "--force").ok()
+        made.sweep()
 
 
 def test_it_outlives_coi_is_taken_over_and_ends(host: Host, resolves: Resolves) -> None:

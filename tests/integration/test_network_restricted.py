@@ -108,7 +108,7 @@ def confined(daemon: None, image: str, user: User) -> Iterator[Host]:
             host.environ |= {"INCUS_SOCKET": str(socket), "COI_INCUS_PROJECT": PROJECT}
             try:
                 yield host
-                host.coi("clean", "--force")
+                host.sweep()
             finally:
                 relay.end()
         finally:

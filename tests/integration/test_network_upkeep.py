@@ -34,8 +34,7 @@ CALLS = '#!/bin/sh\necho "$*" >>%s\nexec /usr/bin/incus "$@"\n'
 def host(daemon: None, image: str, user: User, testhosts: None) -> Iterator[Host]:
     with module_host(Host.make(user, image)) as made, guard(True):
         yield made
-        made.drop()
-        made.coi("clean", "--force").ok()
+        made.sweep()
 
 
 @pytest.fixture
@@ -119,8 +118,7 @@ def test_it_is_taken_up_again_when_started_by_hand(host: Host) -> None:
         assert not refreshers(host.coi_home), "for one that runs, no other"
         again()
         wait_for(lambda: len(refreshers(host.coi_home)) == 1)
-    host.drop()
-    host.coi("clean", "--force").ok()
+    host.sweep()
     assert not list(directory.glob("refresh-*.json"))
     assert not list(directory.glob("attached-*.json"))
 

@@ -23,7 +23,7 @@ SERVER = (
 def world(daemon: None, image: str, user: User) -> Iterator[Host]:
     with module_host(Host.make(user, image)) as host:
         yield host
-        host.coi("clean", "--force").ok()
+        host.sweep()
 
 
 def free_port() -> int:

@@ -43,7 +43,7 @@ INCUS_LAYERS = {
     "coi.incus.shlib": set[str](),
     "coi.incus.process": {"coi.incus.shield", "coi.incus.shlib"},
     "coi.incus.errors": set[str](),
-    "coi.incus.client": {"coi.incus.errors", "coi.incus.process"},
+    "coi.incus.client": {"coi.incus.errors", "coi.incus.process", "coi.incus.shield"},
 }
 BUILT_IN_TOOLS = {"coi.tools.claude", "coi.tools.aider"}
 TOOLS_FOR_SESSIONS = {"coi.tools.manager", "coi.tools.prepare"}
