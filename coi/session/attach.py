@@ -33,7 +33,8 @@ def converse(engine: Engine, session: Session, *, starting: Starting | None = No
     Raises:
         CoiError: the session could not be started, or there is no tmux session.
     """
-    command = inside.attach(tmux_session(session.instance), wait=ATTACH_WAIT if starting else 0.0)
+    name = tmux_session(session.instance)
+    command = inside.attach(name, mark=starting.mark if starting else "", wait=ATTACH_WAIT)
     args = engine.instances.exec_args(
         session.instance,
         command,

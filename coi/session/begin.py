@@ -107,15 +107,19 @@ def binary_of(engine: Engine, tool: Tool) -> str:
 def begin(engine: Engine, session: Session, request: StartRequest, loaded: Load) -> Starting:
     """Send in what the tool needs and start it; the caller waits for the result."""
     columns, lines = request.size
+    mark = inside.new_mark()
     if request.tmux:
-        command = inside.start_tmux(session.user, tmux_session(session.instance), columns, lines)
+        name = tmux_session(session.instance)
+        command = inside.start_tmux(session.user, name, columns, lines, mark)
     else:
         command = inside.unpack(session.user)
     command = with_hosts(session.hosts, *command)
     if session.created:  # Docker's own interfaces may come with one that is restarted
         command = session.ground.alone(command)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
-    return Starting(lambda errors: _spawn_fed(engine, args, loaded.state, loaded.packed, errors))
+    return Starting(
+        lambda errors: _spawn_fed(engine, args, loaded.state, loaded.packed, errors), mark
+    )
 
 
 def no_tool(engine: Engine, session: Session) -> NotFoundError:
@@ -187,10 +191,12 @@ class Starting:
     Args:
         spawn: begins it, its standard error going to the given descriptor. It is
             begun anew where the daemon could not enter the container.
+        mark: what an attach waits for.
     """
 
-    def __init__(self, spawn: Callable[[int], Process]) -> None:
+    def __init__(self, spawn: Callable[[int], Process], mark: str) -> None:
         self._spawn = spawn
+        self.mark = mark
         self._begin()
         self.succeeded = False
 

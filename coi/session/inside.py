@@ -7,6 +7,7 @@ a user gave is in them: values travel in the tar stream on standard input.
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +87,6 @@ exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \
 UNPACK = r"""
 umask 077
 cd "$HOME" && tar -x -i -p -f - || exit 93
-chmod 700 .coi
 umask 022
 bash "$HOME/.coi/launch" check </dev/null || exit 98
 """
@@ -98,6 +98,7 @@ command -v tmux >/dev/null || exit 95
 export TMUX_TMPDIR="$HOME/.coi"
 tmux -f .coi/tmux.conf new-session -d -s "$1" -x "$2" -y "$3" -c /workspace \
   bash "$HOME/.coi/launch" </dev/null || tmux has-session -t "=$1" || exit 95
+printf '%s\n' "$4" >.coi/begun
 """
 )
 
@@ -110,21 +111,25 @@ stopping() {
 """
 
 # Waits for the session that another exec is starting, then becomes its client. One that
-# runs already may be powering off: its terminal would be cut in a moment.
+# runs already may be powering off: its terminal would be cut in a moment. Waiting takes
+# no process from the one that starts tmux: it is bash that sleeps, on a pipe that stays
+# empty. The mark is of one start: a restarted container holds that of the one before.
 _ATTACH = (
     _STOPPING
     + r"""
 export TMUX_TMPDIR="$HOME/.coi"
-i=0
-[ "$2" -gt 0 ] || ! stopping || exit 75
-# A look at the socket takes no process from the one that starts tmux.
-socket=$TMUX_TMPDIR/tmux-$(id -u)/default
-until [ -S "$socket" ]; do
-  i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
-done
-until tmux has-session -t "=$1" 2>/dev/null; do
-  i=$((i+1)); [ "$i" -gt "$2" ] && exit 96; sleep 0.02
-done
+if [ -z "$2" ]; then
+  ! stopping || exit 75
+  tmux has-session -t "=$1" 2>/dev/null || exit 96
+else
+  exec 3<> <(:)
+  until { read -r mark <"$TMUX_TMPDIR/begun"; } 2>/dev/null && [ "$mark" = "$2" ]; do
+    [ "$SECONDS" -lt "$3" ] || exit 96
+    read -r -t 0.005 -u 3
+    [ $? -gt 128 ] || sleep 0.02
+  done
+  exec 3<&-
+fi
 exec tmux attach-session -t "=$1"
 """
 )
@@ -168,9 +173,18 @@ def become(user: SessionUser, *command: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start_tmux(user: SessionUser, session: str, columns: int, lines: int) -> list[str]:
-    """Unpack standard input into the home and start the tmux session."""
-    return become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines))
+def start_tmux(user: SessionUser, session: str, columns: int, lines: int, mark: str) -> list[str]:
+    """Unpack standard input into the home and start the tmux session.
+
+    Args:
+        mark: of this start (:func:`new_mark`), for :func:`attach`.
+    """
+    return become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines), mark)
+
+
+def new_mark() -> str:
+    """What tells one start from those before it in the same container."""
+    return os.urandom(4).hex()
 
 
 def unpack(user: SessionUser) -> list[str]:
@@ -178,13 +192,14 @@ def unpack(user: SessionUser) -> list[str]:
     return become(user, "sh", "-c", UNPACK, "coi")
 
 
-def attach(session: str, *, wait: float = 0.0) -> list[str]:
+def attach(session: str, *, mark: str = "", wait: float = 0.0) -> list[str]:
     """Become a client of the tmux session, for an exec as the session's user.
 
     Args:
-        wait: seconds to wait for a session that is being started.
+        mark: of the start that is waited for; '' where the session runs.
+        wait: seconds.
     """
-    return ["sh", "-c", _ATTACH, "coi", session, str(int(wait / 0.02))]
+    return ["bash", "-c", _ATTACH, "coi", session, mark, str(int(wait))]
 
 
 def save(

@@ -364,8 +364,10 @@ def refreshers(home: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                words = (entry / "cmdline").read_text().split("\0")
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                words = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
+                parent = int(
+                    os.fsdecode((entry / "stat").read_bytes()).rpartition(")")[2].split()[1]
+                )
             except OSError:
                 continue
             if "coi.network.refresher" in words and any(w.startswith(str(home)) for w in words):

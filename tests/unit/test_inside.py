@@ -10,6 +10,8 @@ import string
 import subprocess
 import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ SCRIPTS = {
 SHELLCHECK = shutil.which("shellcheck") or shutil.which(
     "shellcheck", path=Path(sys.executable).parent
 )
+BASH = ("_ATTACH",)  # the others are for any sh
 ROOT = SessionUser("root", 0, 0, "/root")
 CODE = SessionUser("code", 1000, 1000, "/home/code")
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="changes the user: needs root")
@@ -47,6 +50,8 @@ def test_all_scripts_are_looked_at() -> None:
 def test_scripts_are_syntax(name: str, shell: str) -> None:
     if not shutil.which(shell):
         pytest.skip(f"no {shell}")
+    if name in BASH:
+        shell = "bash"
     subprocess.run([shell, "-n"], input=SCRIPTS[name].encode(), check=True)
 
 
@@ -54,7 +59,7 @@ def test_scripts_are_syntax(name: str, shell: str) -> None:
 def test_shellcheck(name: str) -> None:
     if SHELLCHECK is None:
         pytest.skip("no shellcheck")
-    shell = "sh"
+    shell = "bash" if name in BASH else "sh"
     if name == "environment":
         script = inside.environment_file({"A": "it's $HOME `id`\n\\", "B": ""}).decode()
     elif name == "launcher":
@@ -75,9 +80,9 @@ def test_scripts_are_constant() -> None:
     user = SessionUser("it's", 7, 8, "/home/it's")
     for argv in (
         inside.become(user, "cmd"),
-        inside.start_tmux(user, "se's", 80, 24),
+        inside.start_tmux(user, "se's", 80, 24, inside.new_mark()),
         inside.unpack(user),
-        inside.attach("se's", wait=1),
+        inside.attach("se's", mark="it's", wait=1),
         inside.save(user, ["it's"], max_file=1024),
     ):
         scripts = [argv[n + 1] for n, word in enumerate(argv) if word == "-c"]
@@ -387,4 +392,32 @@ def test_save_leaves_out_what_is_too_large(tmp_path: Path) -> None:
 
 @given(st.text(string.printable, max_size=20))
 def test_attach_takes_any_name_as_an_argument(name: str) -> None:
-    assert inside.attach(name, wait=1.0)[-2:] == [name, "50"]
+    assert inside.attach(name, mark=name, wait=1.0)[-3:] == [name, name, "1"]
+
+
+def test_attach_waits_for_its_own_start(tmp_path: Path) -> None:
+    """What an earlier start has left is not it; waiting takes no processor time."""
+    marked = tmp_path / ".coi" / "begun"
+    marked.parent.mkdir()
+    marked.write_text("earlier\n")
+    (tmp_path / "bin").mkdir()
+    tmux = tmp_path / "bin" / "tmux"
+    tmux.write_text('#!/bin/sh\necho "$*"\n')
+    tmux.chmod(0o755)
+    env = [f"HOME={tmp_path}", f"PATH={tmux.parent}:/usr/bin:/bin"]
+
+    def attach(wait: float) -> list[str]:
+        return [*env, *inside.attach("s", mark="now", wait=wait)]
+
+    assert Runner("env").run(attach(1.0)).exit_code == inside.NO_SESSION
+    with ThreadPoolExecutor() as pool:
+        before = os.times()
+        waiting = pool.submit(Runner("env").run, attach(20.0))
+        time.sleep(0.5)
+        assert not waiting.done()
+        marked.write_text("now\n")
+        done = waiting.result()
+        after = os.times()
+    assert (done.exit_code, done.stdout) == (0, b"attach-session -t =s\n")
+    used = sum(after[2:4]) - sum(before[2:4])
+    assert used < 0.25
