@@ -25,18 +25,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Protocol
 
 import pluggy
+
+from coi.records import record
 
 API_VERSION = 1
 
 hookimpl = pluggy.HookimplMarker("coi")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class HostFile:
     """A file of the host's home that the tool may have inside.
 
@@ -60,7 +62,7 @@ class HostFile:
     without: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class JsonMerge:
     """Values merged into a JSON file inside, below what the user has there.
 
@@ -77,7 +79,7 @@ class JsonMerge:
     default: bool = False
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TextFile:
     """A file written inside when the user has none there.
 
@@ -90,7 +92,7 @@ class TextFile:
     content: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Answer:
     """What a headless run has come to.
 
@@ -104,7 +106,7 @@ class Answer:
     session_id: str | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StateEntry:
     """A regular file in a saved state: path relative to the home, size in
     bytes, modification time in seconds since the epoch."""
@@ -124,7 +126,7 @@ class SavedState(Protocol):
         """The first ``limit`` bytes of one file; KeyError when it is not there."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Launch:
     """One start of the tool.
 
@@ -156,7 +158,7 @@ class Launch:
     prompt: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ImageContext:
     """The image that :meth:`Tool.install` installs into.
 

@@ -6,13 +6,14 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coi.cli.output import Output
 from coi.errors import UsageError
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.config import Loaded
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass
+@record
 class Context:
     """The global flags, and what they lead to, made when first used.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from coi.cli.context import Context
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.network.fence import Fence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coi.workspace.ownership import SessionUser
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Place:
     """A workspace, who works in it, and what else is mounted.
 

@@ -7,9 +7,9 @@ import sys
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from coi.errors import UsageError
+from coi.records import record
 
 _LONGEST = 1 << 13  # characters of a line that is shown before its end
 
@@ -36,7 +36,7 @@ def checked_argv(words: list[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Captured:
     """Where a command's output is collected, in memory."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +31,13 @@ from coi.config.parse import MAX_SIZE, MEND, Layer, flags, nearest, parse, varia
 from coi.config.paths import SYSTEM_CONFIG, coi_home, expand, user_config
 from coi.config.text import dotted, printable
 from coi.errors import ConfigError, NotFoundError, RefusedError
+from coi.records import record
 
 BUILT_IN = "built-in"
 _NO_FLAGS: Mapping[str, object] = {}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Loaded:
     """The configuration and where it came from.
 

@@ -8,15 +8,17 @@ means, which values it takes and who may set it is in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
+
+from coi.records import record
 
 Name = tuple[str, ...]
 """A dotted key as its parts: ``("network", "mode")``."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Defaults:
     """``[defaults]``: what a session is when nothing else is said."""
 
@@ -26,7 +28,7 @@ class Defaults:
     max_slots: int = 10
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ToolSettings:
     """``[tool]``: which tool, its executable ("" for the tool's own), and in
     ``options`` the ``[tool.<name>]`` tables, by tool name."""
@@ -36,7 +38,7 @@ class ToolSettings:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Paths:
     """``[paths]``: directories of the host, absolute, ``~`` expanded.
 
@@ -49,7 +51,7 @@ class Paths:
     logs_dir: Path
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class IncusSettings:
     """``[incus]``: where instances live and who the user inside is.
 
@@ -65,7 +67,7 @@ class IncusSettings:
     disable_shift: bool | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class NetworkLogging:
     """``[network.logging]``: ``path`` None stands for network.log in logs_dir
     until the configuration is loaded; then it is always set."""
@@ -74,7 +76,7 @@ class NetworkLogging:
     path: Path | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Network:
     """``[network]``: what a session may reach.
 
@@ -93,7 +95,7 @@ class Network:
     backend: str = "auto"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Mount:
     """A directory or file of the host (absolute) and where it appears inside."""
 
@@ -102,14 +104,14 @@ class Mount:
     readonly: bool = False
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Mounts:
     """``[[mounts.default]]``: mounted into every session."""
 
     default: tuple[Mount, ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Ports:
     """``[ports]``: ports of the host that lead into every session.
 
@@ -119,7 +121,7 @@ class Ports:
     publish: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Build:
     """``[build]``: what ``coi build`` makes the image of.
 
@@ -133,7 +135,7 @@ class Build:
     mirror: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Config:
     """Everything, after all layers.
 

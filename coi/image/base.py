@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from coi.errors import CoiError, NotFoundError, UnavailableError
@@ -11,6 +11,7 @@ from coi.image.bootstrap import DebianBase, bootstrap, cached, debian_base
 from coi.image.host import HostSettings
 from coi.image.progress import Progress
 from coi.incus.images import Images
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.config.model import Build
@@ -20,7 +21,7 @@ PROBE_DEADLINE = 8.0  # seconds for an image server to describe one image
 _BOOTSTRAP_DEADLINE = 1800.0  # seconds
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Base:
     """A base, chosen or found.
 

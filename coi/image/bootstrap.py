@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from coi.errors import CoiError, UnavailableError, UsageError
@@ -27,6 +26,7 @@ from coi.image.host import HostSettings, debian_mirrors
 from coi.image.signals import deferred
 from coi.incus.images import Image, Images
 from coi.incus.process import Process, Runner
+from coi.records import record
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -90,7 +90,7 @@ _TEMPLATES = {
 }
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class DebianBase:
     """What determines a base.
 

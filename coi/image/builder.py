@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from shutil import which
@@ -36,6 +35,7 @@ from coi.incus.client import Client
 from coi.incus.errors import AlreadyExistsError, MissingError
 from coi.incus.images import Image, Images
 from coi.incus.instances import Instances
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.config.model import Config
@@ -49,7 +49,7 @@ _LOCK_POLL = 0.05  # seconds
 _LOCK_DEADLINE = 3600.0  # seconds that a build waits for another of the same name
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class BuildResult:
     """An image that stands.
 
@@ -71,7 +71,7 @@ class BuildResult:
     base: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Plan:
     """What differs between ``coi build`` and ``coi build custom``."""
 

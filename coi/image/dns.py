@@ -11,11 +11,11 @@ from __future__ import annotations
 import ipaddress
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from coi.errors import CoiError, ConfigError
 from coi.incus.process import Completed
+from coi.records import record
 
 Execute = Callable[[str], Completed]
 """Runs a shell script as root in the container."""
@@ -83,7 +83,7 @@ class Verdict(Enum):
     NO_NETWORK = "no network"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Facts:
     """What a container knows of the network.
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from coi.records import record
 
 NPM_REGISTRY = "https://registry.npmjs.org"
 
@@ -26,7 +27,7 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFI
 _PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class HostSettings:
     """The settings of the host that the image takes along.
 

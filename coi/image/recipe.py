@@ -10,11 +10,12 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from coi.api import ImageContext, Tool
 from coi.image.host import NPM_REGISTRY, HostSettings
+from coi.records import record
 from coi.tools.calls import call, fault
 
 VERSION = 1  # raise when an image that exists must be built again
@@ -64,7 +65,7 @@ _DIRECTORY = Path(__file__).parent / "steps"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Step:
     """One step.
 
@@ -96,7 +97,7 @@ class Step:
         return "\n".join(["set -eu", "umask 022", "cd /root", *lines, self.script, ""])
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Inputs:
     """What an image is made of, besides its base.
 

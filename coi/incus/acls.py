@@ -7,17 +7,18 @@ be null. Rules are kept as the daemon has them: fields without a value are left 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from coi.incus.client import Client, Use, segment, uses
 from coi.incus.errors import MissingError
+from coi.records import record
 
 Rules = Mapping[str, Sequence[Mapping[str, str]]]
 """``egress`` and ``ingress``."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class NetworkAcl:
     """A network ACL.
 

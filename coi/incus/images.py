@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from coi.incus.client import Client, segment
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, IncusError, MissingError
+from coi.records import record
 
 TRANSFER_TIMEOUT = 900.0  # seconds for what moves a whole image
 
 _FINGERPRINT = re.compile(r"\b[0-9a-f]{64}\b")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Image:
     """An image of the server's store.
 

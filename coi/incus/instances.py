@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from coi.incus.client import Client, Pending, segment
 from coi.incus.errors import NOT_ENTERED, MissingError
 from coi.incus.process import Completed
+from coi.records import record
 
 RUNNING = "Running"
 STOPPED = "Stopped"
@@ -24,7 +25,7 @@ ENTER_POLL = 0.03  # seconds between two tries
 CREATE_TIMEOUT = 300.0  # seconds; the first use of a fresh image unpacks it
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Instance:
     """An instance as the daemon describes it.
 

@@ -7,11 +7,12 @@ Shapes: https://linuxcontainers.org/incus/docs/main/rest-api-spec/ ; ``config`` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from coi.incus.client import Client, Pending, Use, segment, uses
 from coi.incus.errors import IncusError, MissingError
+from coi.records import record
 
 TRIPPED = "Failed to delete bridge children interfaces"
 """Part of what a deletion, a change, or the roll-back of a failed creation says when an
@@ -22,7 +23,7 @@ _LISTING: dict[str, Any] = {"params": {"recursion": "1"}, "action": "list networ
 CREATE_TIMEOUT = 60.0  # seconds; 0.65 measured
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Network:
     """A network, or with ``managed`` false an interface of the server.
 

@@ -13,13 +13,13 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, UnavailableError
 from coi.incus.shield import shielded
+from coi.records import record
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +28,7 @@ _EXIT_CODES = range(-64, 256)  # sh raises for none of these: the caller decides
 KILL_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Completed:
     """A finished process.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from coi.incus.client import Client, segment
 from coi.incus.errors import MissingError
+from coi.records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Profile:
     """A profile: what its instances get unless they say otherwise."""
 

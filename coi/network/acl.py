@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from coi.network.addresses import RangeSet
+from coi.records import record
 
 Direction = Literal["egress", "ingress"]
 """Seen from the instance, as in Incus: egress leaves it."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Rule:
     """Lets traffic through.
 
@@ -43,7 +43,7 @@ class Rule:
         return address in RangeSet.parse(self.addresses)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Acl:
     """Rules in both directions; what none of them allows is rejected by default."""
 

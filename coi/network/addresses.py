@@ -8,8 +8,9 @@ multicast.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+
+from coi.records import record
 
 PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 """Private use: RFC 1918."""
@@ -48,7 +49,7 @@ parsers) is theirs, so longer sets become several rules.
 _LAST = 2**32 - 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RangeSet:
     """A set of IPv4 addresses.
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from coi.errors import CoiError
 from coi.files import make_private, read_private, replace_file
+from coi.records import record
 
 FORMAT = 1
 MAX_SIZE = 4 << 20  # bytes of a file: some 200,000 addresses
@@ -29,7 +29,7 @@ Lookup = Callable[[str], Collection[str]]
 """A name to the text of its IPv4 addresses; OSError where it does not resolve."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Answer:
     """The addresses of a name, sorted, never none, and when they were found (RFC 3339, UTC)."""
 

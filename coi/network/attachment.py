@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,6 +19,7 @@ from coi.files import make_private, read_private, replace_file
 from coi.incus.instances import CONFIG_PREFIX
 from coi.network.choice import NIC
 from coi.network.policy import Policy
+from coi.records import record
 
 FORMAT = 2
 MAX_SIZE = 1 << 16  # bytes of a record
@@ -29,7 +29,7 @@ _TEXTS = ("network", "acl", "policy", "mode", "rules", "names", "profile")
 Backend = Literal["bridge", "ovn", "nic"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Scope:
     """Whose networks: one coi home of one user on one host.
 
@@ -75,7 +75,7 @@ def same_tags(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(found.get(CONFIG_PREFIX + k) == wanted[CONFIG_PREFIX + k] for k in keys)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Attachment:
     """A policy that stands in Incus, and the device that puts an instance under it.
 

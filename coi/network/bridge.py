@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from time import monotonic, sleep
@@ -46,6 +45,7 @@ from coi.network.rules import (
     rules,
     sealed,
 )
+from coi.records import record
 
 _TRIES = 4  # subnets, and races
 _READY = 10.0  # seconds for a network that another is making
@@ -121,7 +121,7 @@ def ensure(
     raise foreign("interface", bridge.name)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Bridge:
     client: Client
     scope: Scope

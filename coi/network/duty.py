@@ -19,13 +19,13 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError
 from coi.files import read_private, replace_file
 from coi.network.lock import locked
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.network.attachment import Attachment
@@ -38,7 +38,7 @@ MAX_SIZE = 1 << 20  # bytes of a file
 _KEPT = ("HOME", "PATH", "LANG", "TZ", "INCUS_", "XDG_", "PYTHON", "LD_LIBRARY_PATH")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Duty:
     """What one process keeps right.
 

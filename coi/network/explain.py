@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from coi.network.addresses import LINK_LOCAL, NEVER, PRIVATE, RangeSet
 from coi.network.attachment import Scope
 from coi.network.duty import attended
 from coi.network.log import Refused, from_kernel, from_ovn
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.incus.client import Client
@@ -28,7 +28,7 @@ _KINDS = (
 )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Standing:
     """A policy that stands in Incus.
 
@@ -51,7 +51,7 @@ class Standing:
         return {**vars(self), "used_by": list(self.used_by)}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Explained:
     """Whether a connection would pass.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from coi.network.lock import locked
 from coi.network.names import hosts_lines, names_of, raw_dnsmasq
 from coi.network.policy import Policy, Surroundings
 from coi.network.rules import around, refusal, rules, sealed
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.incus.networks import Network
@@ -47,7 +48,7 @@ def _quiet(_line: str) -> None:
     """Nobody is told."""
 
 
-@dataclass
+@record
 class Fence:
     """One policy in one scope.
 

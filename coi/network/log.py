@@ -14,12 +14,12 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from coi.errors import UnavailableError
+from coi.records import record
 
 KMSG = Path("/dev/kmsg")
 OVN = Path("/var/log/ovn/ovn-controller.log")
@@ -32,7 +32,7 @@ _OVN_LINE = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Refused:
     """One packet that was refused.
 
@@ -148,8 +148,8 @@ def parse(
     Args:
         booted: seconds since the epoch at which the kernel's clock was 0.
     """
-    for record in records:
-        head, _, text = record.partition(";")
+    for line in records:
+        head, _, text = line.partition(";")
         fields = dict(_FIELD.findall(text.partition("\n")[0]))
         if network not in (fields.get("IN"), fields.get("OUT")):
             continue

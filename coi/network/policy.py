@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Literal, NamedTuple
@@ -25,6 +25,7 @@ from coi.errors import UsageError
 from coi.network.acl import Acl, Direction, Rule
 from coi.network.addresses import EVERYTHING, LINK_LOCAL, NEVER, PRIVATE, RangeSet
 from coi.network.domains import split
+from coi.records import record
 
 FORMAT = 2
 """Counts the meanings that a policy's rules have had; part of its hash."""
@@ -34,7 +35,7 @@ DNS_PORT = 53
 Mode = Literal["restricted", "allowlist"]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Policy:
     """What sessions of one kind may reach.
 
@@ -108,7 +109,7 @@ class Policy:
         return sha256(text.encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Surroundings:
     """What a policy meets on one host at one moment.
 

@@ -8,13 +8,13 @@ another address and no route does (measured): a published port or a network forw
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, NotFoundError
 from coi.incus.networks import Network, Networks
 from coi.network.host import HostView, view
+from coi.records import record
 
 if TYPE_CHECKING:
     from coi.incus.client import Client
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROUTER = "volatile.network.ipv4.address"  # of an OVN network: its router's, on the uplink
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Route:
     """How the host reaches a container.
 

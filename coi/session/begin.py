@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from coi.api import Launch, Tool
@@ -19,6 +19,7 @@ from coi.incus.errors import NOT_ENTERED
 from coi.incus.instances import ENTER_DEADLINE, ENTER_POLL
 from coi.incus.process import Process, memory_file, read_all
 from coi.network.hosts import with_hosts
+from coi.records import record
 from coi.session import inside
 from coi.session.model import Engine, Session, StartRequest
 from coi.session.naming import tmux_session
@@ -30,7 +31,7 @@ DEFAULT_IMAGE = Defaults.image
 ATTACH_WAIT = 60.0  # seconds that the terminal waits for tmux to be there
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Load:
     """What goes in before the tool starts.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, MissingError
 from coi.incus.shield import shielded
+from coi.records import record
 from coi.session import feed
 from coi.session.body import CONTAINER, instance_body, made_by_coi
 from coi.session.feed import READ_HEADER, header
@@ -221,7 +222,7 @@ def mount(engine: Engine, name: str, device: str, source: str, path: str, *, shi
     engine.instances.update(name, devices={device: disk})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ExecRequest:
     """A command in a running container.
 

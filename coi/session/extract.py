@@ -21,9 +21,10 @@ import os
 import re
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from coi.errors import CoiError
+from coi.records import record
 from coi.session.tarstream import CheckedInfo, CheckedReader
 
 MAX_ENTRIES = 1_000_000
@@ -44,7 +45,7 @@ class TooLargeError(CoiError):
     """There is more than the limits allow."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Limits:
     """What a transfer may hold.
 
@@ -57,7 +58,7 @@ class Limits:
     entries: int = MAX_ENTRIES
 
 
-@dataclass
+@record
 class Tally:
     """What passed, and what did not.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coi.api import Answer, Tool
@@ -18,6 +18,7 @@ from coi.errors import CoiError, UsageError
 from coi.incus.process import memory_file
 from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
+from coi.records import record
 from coi.session import inside
 from coi.session.begin import ATTACH_WAIT, Load, no_tool
 from coi.session.begin import load as load_files
@@ -45,7 +46,7 @@ _SCRIPT = READ_HEADER + inside.UNPACK + SAY_READY + 'exec bash "$HOME/.coi/launc
 _MARKS = 2
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Asked:
     """What has come of a prompt.
 

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from coi.errors import CoiError, NotFoundError, RefusedError, UnavailableError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
+from coi.records import record
 from coi.session.body import RUN
 from coi.session.finish import Outcome, dismiss, finish, finish_stopped, recover
 from coi.session.inside import Saving
@@ -174,7 +174,7 @@ def wait_gone(engine: Engine, names: Iterable[str], deadline: float) -> set[str]
     return left
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Leftover:
     """Something to clean.
 

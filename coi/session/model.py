@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coi import __version__
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
+from coi.records import record
 from coi.session.locks import Lock, place_of
 from coi.session.network import Fencing, Ground
 from coi.workspace.ownership import SessionUser
@@ -25,7 +26,7 @@ SAVED = "saved"  # value of user.coi.state of a persistent instance that is stop
 REMOVING = "removing"  # value of user.coi.state once the daemon was told to delete it
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Engine:
     """What every use case needs.
 
@@ -67,7 +68,7 @@ class Engine:
             return not row.coi("locks")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class StartRequest:
     """How a session is to be started.
 
@@ -103,7 +104,7 @@ class StartRequest:
     prompt: str = ""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Session:
     """A session and the instance that it runs in.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from coi.errors import CoiError, RefusedError
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, PoolFullError
 from coi.incus.instances import CONFIG_PREFIX
+from coi.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -145,7 +145,7 @@ def _uncovered(row: Instance) -> tuple[str, ...]:
     return others(row.expanded)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Fencing:
     """The network that a command line asks for.
 

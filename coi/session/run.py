@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from coi.errors import CoiError
 from coi.incus.errors import ImageMissingError, MissingError
 from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
+from coi.records import record
 from coi.session import inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, NotBegunError, execute, header
@@ -45,7 +46,7 @@ _COMMAND = (
 )
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RunRequest:
     """What is to be run, and where its streams go.
 

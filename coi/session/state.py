@@ -11,13 +11,14 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from coi.api import StateEntry
 from coi.errors import CoiError
+from coi.records import record
 
 MAX_FILE = 1 << 30  # bytes of one file; `find -size` inside leaves larger ones out
 MAX_TOTAL = 4 << 30  # bytes of all files
@@ -49,7 +50,7 @@ class StateLimitError(StateError):
     """The state is larger than a save may be."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Limits:
     """What one saved state may hold; see the module's constants."""
 
@@ -58,7 +59,7 @@ class Limits:
     entries: int = MAX_ENTRIES
 
 
-@dataclass
+@record
 class Summary:
     """What passed: number of files, bytes, and (path, reason) of what did not."""
 

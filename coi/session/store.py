@@ -14,12 +14,13 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import IO, Any
 
 from coi.errors import CoiError, NotFoundError
 from coi.files import sync_directory, write_beside
+from coi.records import record
 from coi.session.naming import check_session_id
 
 FORMAT = 1
@@ -27,7 +28,7 @@ _TOOL = re.compile(r"[a-z][a-z0-9-]{0,39}")
 METADATA = "metadata.json"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SavedSession:
     """A saved session.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coi.errors import CoiError, NotFoundError
 from coi.incus.process import Completed
+from coi.records import record
 from coi.session import inside
 from coi.session.body import CONTAINER, RUN
 from coi.session.containers import check_name, find
@@ -55,7 +55,7 @@ esac
 """
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Found:
     """A container with a tmux session.
 

@@ -11,11 +11,11 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from coi.errors import CoiError, NotFoundError, UsageError
 from coi.incus.errors import classify
 from coi.incus.instances import Instance, Instances
+from coi.records import record
 from coi.session.channel import STALL, Channel
 from coi.session.extract import MAX_ENTRIES, Limits, Tally, unpack
 from coi.session.landing import ARRIVING, Landing
@@ -105,7 +105,7 @@ exit $done
 """
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Copied:
     """What was copied.
 

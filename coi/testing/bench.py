@@ -11,11 +11,12 @@ import signal
 import tarfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coi.api import Tool
+from coi.records import record
 from coi.testing.host import Host
 from coi.testing.machine import Result
 from coi.testing.screen import Screen
@@ -94,7 +95,7 @@ def toml_table(name: str, values: Mapping[str, Any]) -> str:
     return "".join([f"[{name}]\n", *own, *tables])
 
 
-@dataclass
+@record
 class Bench:
     """A tool in a world of its own.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import pytest
 
 from coi.api import Tool
+from coi.records import record
 from coi.testing.bench import Bench, find_setup, new_code
 from coi.testing.host import Host, worlds
 from coi.testing.machine import User, bridge_address, incus, query
@@ -102,7 +102,7 @@ def _failed(request: pytest.FixtureRequest) -> Callable[[], bool]:
     return lambda: request.session.testsfailed > before
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class First:
     """What a first session was like, from its prompt to a power-off from inside.
 

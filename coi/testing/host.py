@@ -16,10 +16,11 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from coi.records import record
 from coi.testing.machine import COI, DEADLINE, Result, User, incus, query, wait_for
 from coi.testing.screen import Screen
 
@@ -28,7 +29,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FENCES = ("networks", "network-acls")
 
 
-@dataclass
+@record
 class Host:
     """One test's world.
 

@@ -14,9 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from coi.records import record
 
 COI = Path(sys.executable).parent / "coi"
 DEADLINE = 60.0  # seconds for anything that a test waits for
@@ -44,7 +45,7 @@ def wait_for(
         time.sleep(_POLL)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class User:
     """Who runs coi in a test."""
 
@@ -75,7 +76,7 @@ class User:
         os.umask(0o022)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Result:
     """A finished command."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
 
 from coi.api import StateEntry
+from coi.records import record
 
 
-@dataclass
+@record
 class MemoryState:
     """A saved state: path to (content, mtime)."""
 

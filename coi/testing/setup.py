@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
+
+from coi.records import record
 
 URL = "{url}"
 KEY = "{key}"
 CODE = "{code}"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ModelSetup:
     """What the suite must know of a tool beyond its plugin.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from typing import Any
 from coi.api import HostFile, Tool
 from coi.config.kinds import CREDENTIALS
 from coi.errors import ConfigError, Interrupted
+from coi.records import record
 from coi.tools.calls import blamed, fault, listed
 from coi.tools.documents import kind_of, without_keys
 from coi.tools.hostfiles import LIMIT, HostFileError, read_below
 from coi.tools.merge import MalformedError, dump_object, load_object
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Access:
     """What a tool may have of the host.
 
@@ -90,7 +91,7 @@ def host_files(tool: Tool, host_environment: Mapping[str, str]) -> tuple[HostFil
     return listed(tool, "host_files", host_environment, HostFile)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Seen:
     """A file of the host as it is now.
 

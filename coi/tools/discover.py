@@ -14,13 +14,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from coi.records import record
 
 _SUFFIXES = (".dist-info", ".egg-info")
 _MAX_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class EntryPoint:
     """One line of a distribution's group.
 

@@ -13,13 +13,13 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from coi import __version__
 from coi.api import Tool
 from coi.errors import Interrupted, NotFoundError
+from coi.records import record
 from coi.tools.calls import describe
 from coi.tools.check import UnsoundError, sound
 from coi.tools.discover import EntryPoint, entry_points
@@ -32,7 +32,7 @@ DISABLED_VARIABLE = "COI_DISABLED_PLUGINS"
 _OWN_DISTRIBUTION = "code-on-incus"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Registered:
     """A usable tool.
 
@@ -47,7 +47,7 @@ class Registered:
     distribution: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Problem:
     """A plugin, or one tool of it, that was skipped.
 

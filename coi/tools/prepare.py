@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from coi.api import Answer, HostFile, JsonMerge, Launch, SavedState, TextFile, Tool
 from coi.errors import UsageError
+from coi.records import record
 from coi.tools.calls import blamed, call, fault, listed, strings
 from coi.tools.check import variable_fault
 from coi.tools.credentials import (
@@ -46,7 +47,7 @@ MAX_ARGUMENT = (1 << 17) - 1  # bytes of one argument or variable (execve(2), MA
 MAX_ID = 512  # characters of a tool's own id of a conversation
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class PreparedFile:
     """A file to write inside.
 
@@ -61,7 +62,7 @@ class PreparedFile:
     mode: int = FILE_MODE
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Prepared:
     """One start of a tool, ready to be carried out.
 

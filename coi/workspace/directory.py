@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
+from coi.records import record
 
 INSIDE = "/workspace"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Workspace:
     """A directory that exists.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from coi.config.model import Mount
 from coi.errors import NotFoundError, RefusedError, UsageError
+from coi.records import record
 from coi.workspace.directory import INSIDE, absolute, check_text, overlap
 
 # Directories that nothing may cover, and those where nothing may be mounted at all.
@@ -36,7 +36,7 @@ STORAGE = "/storage"
 _EXAMPLE = "--mount ~/data:/data, or ~/data:/data:ro to keep it as it is"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class _Wanted:
     host: Path
     inside: PurePosixPath

@@ -12,15 +12,15 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from coi.errors import CoiError, RefusedError
+from coi.records import record
 
 _VM_FILESYSTEMS = frozenset({"virtiofs", "9p", "fuse.sshfs"})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class SessionUser:
     """The user that a session's processes run as, inside."""
 

@@ -184,5 +184,6 @@ def test_the_plugin_of_pytest_costs_nothing_where_it_is_not_asked_for() -> None:
     others, own = map(eval, done.stdout.splitlines())
     assert not {"pexpect", "pyte", "http.server", "tarfile"} & set(others)
     assert set(own) <= {
-        "coi.api", "coi.testing", "coi.testing.memory", "coi.testing.plugin", "coi.testing.setup",
+        "coi.api", "coi.records",
+        "coi.testing", "coi.testing.memory", "coi.testing.plugin", "coi.testing.setup",
     }  # fmt: skip

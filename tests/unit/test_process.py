@@ -205,8 +205,8 @@ CTRL_C = """
 import os, pty, signal, sys
 from coi.incus.process import Runner
 out = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-process = Runner("sh").spawn(["-c", "echo ready; trap 'echo hit; exit 3' INT; "
-    "n=0; while [ $n -lt 40 ]; do sleep 0.05; n=$((n+1)); done"], stdout=out,
+process = Runner("sh").spawn(["-c", "trap 'echo hit; exit 3' INT; echo ready; "
+    "n=0; while [ $n -lt 400 ]; do sleep 0.05; n=$((n+1)); done"], stdout=out,
     terminal=sys.argv[2] == "terminal")
 while not os.fstat(out).st_size:
     os.sched_yield()
