@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from coi.errors import CoiError, NotFoundError, RefusedError, UnavailableError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
+from coi.session import guard
 from coi.session.body import RUN
 from coi.session.finish import Outcome, dismiss, finish, finish_stopped, recover
 from coi.session.inside import Saving
@@ -83,6 +84,7 @@ def kill(engine: Engine, row: Instance) -> None:
             except CoiError:  # another coi may have begun to delete it
                 if wait_gone(engine, [row.name], time.monotonic() + _REMOVAL):
                     raise
+        guard.settle(engine, row.coi("session-id") or row.name)
     finally:
         if held:
             lock.release(remove=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from coi.errors import CoiError
 from coi.incus.shield import shielded
+from coi.session import guard
 
 if TYPE_CHECKING:
     from coi.session.model import Engine, Session
@@ -41,4 +42,5 @@ class Undo:
                         self._engine.instances.remove(session.instance)
                 else:
                     self._engine.instances.set_state(session.instance, "stop", force=True)
+            guard.settle(self._engine, session.id)
             session.lock.release(remove=session.created)
