@@ -106,7 +106,7 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
             engine.report(f"Container kept running: coi attach {session.instance}")
             return Outcome.RUNNING
         if row is None or row.coi("state") == REMOVING:
-            guard.settle(engine, session.id)
+            _gone(engine, session)
             engine.report("Container is gone")
             return Outcome.GONE
         if row.stopped:
@@ -114,7 +114,7 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
             try:
                 return finish_stopped(engine, session, keep=keep)
             except MissingError:  # deleted from outside, a moment after it was stopped
-                guard.settle(engine, session.id)
+                _gone(engine, session)
                 engine.report("Container is gone")
                 return Outcome.GONE
         time.sleep(_POLL)
@@ -124,6 +124,12 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
                 details=f"its status is {row.status}",
                 hint=f"coi shutdown {session.instance}",
             )
+
+
+def _gone(engine: Engine, session: Session) -> None:
+    """Somebody else has deleted the instance, or is about to."""
+    payload = guard.watching(engine, session.instance)
+    guard.ended(engine, session.id, session.instance, payload)
 
 
 def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:

@@ -119,6 +119,7 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
             hint=f"set it as it was, or lose what was said: coi kill {row.name}",
         )
     if not _stop(engine, row, timeout):
+        guard.settle(engine, row.coi("session-id"))
         return
     if not is_session(row):
         with suppress(MissingError):  # an ephemeral one has deleted itself

@@ -139,7 +139,11 @@ class _Ending:
 
     def compare(self) -> None:
         """Hold the workspace's protected paths against what they were."""
-        if not self.left:
+        if self.left:
+            return
+        if self._payload is None:  # there was nothing to stop
+            guard.settle(self._engine, self._name)
+        else:
             guard.ended(self._engine, self._name, self._name, self._payload)
 
 

@@ -18,6 +18,7 @@ from prompting import obedient
 from coi.testing.host import Host
 from coi.testing.machine import Result, incus, query, wait_for
 
+ONE = {"COI_PROTECT_PATHS": ".git/config"}
 OFF = {"COI_PROTECT_ENABLED": "false"}
 PLANT = r"""
 cd /workspace
@@ -311,8 +312,8 @@ def test_work_of_the_host_meanwhile(host: Host, repository: Path) -> None:
     done = host.coi("shutdown", host.instance()).ok()
     assert reported(done) == []
     assert "main" in git(host, "config", "branch.main.merge")
+    host.settled()
     background(host)
-    host.settled({host.instance(): "Running"})
     git(host, "remote", "add", "other", "https://example.org/y.git")
     done = host.coi("shutdown", host.instance(), "-q").ok()
     assert reported(done) == [".git/config"], "--quiet does not hide it"
@@ -331,7 +332,11 @@ def test_what_cannot_be_kept_is_refused(host: Host, repository: Path) -> None:
     assert done.code == 5
     assert "cannot protect .vscode" in done.err
     assert not host.instances()
-    host.coi("run", "true", environ={"COI_PROTECT_PATHS": ".git/config"}).ok()
+    background_ = host.coi("shell", "--background")
+    assert (background_.code, host.instances()) == (5, {})
+    assert host.coi("run", "--image", "coi-none", "true", environ=ONE).code == 3
+    assert not list((host.coi_home / "protect").iterdir()), "nothing is left to compare"
+    host.coi("run", "true", environ=ONE).ok()
 
 
 COMMANDS = [

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coi.config.model import Protect
-from coi.errors import NotFoundError
+from coi.errors import CoiError, NotFoundError
 from coi.session.record import Kept, opened, records
 from coi.session.settlement import all_of, find, keep, settled
 from coi.workspace import fingerprint
@@ -523,3 +523,24 @@ def _make(work: Path, made: list[tuple[str, str]], outside: Path) -> None:
                 os.mkfifo(path)
         except OSError:
             continue  # below a file
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"format": 2}', "\0", '{"format": 1}'])
+def test_a_damaged_record_is_said_and_left(world: World, text: str) -> None:
+    world.repository()
+    world.begin()
+    (record,) = records(world.home)
+    (record.directory / "record.json").write_text(text)
+    assert records(world.home) == []
+    with pytest.raises(CoiError, match="damaged"):
+        world.begin("two")
+    assert (record.directory / "record.json").read_text() == text
+
+
+def test_a_record_that_another_could_write_does_not_count(world: World) -> None:
+    world.repository()
+    world.begin()
+    (record,) = records(world.home)
+    (record.directory / "record.json").chmod(0o666)
+    with pytest.raises(CoiError, match="damaged"):
+        world.begin("two")
