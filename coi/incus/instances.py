@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from coi.errors import CoiError, UnavailableError
 from coi.incus.client import Client, segment
 from coi.incus.errors import NOT_ENTERED, MissingError
 from coi.incus.process import Completed, Process, read_all
@@ -276,6 +277,17 @@ class PendingCreate:
     def result(self) -> None:
         """Wait for the end; raise what went wrong (see :meth:`Client.answer`)."""
         self._client.answer(self.settle(), action=f"create {self.name}")
+
+    @property
+    def unmade(self) -> bool:
+        """Whether the daemon was not reached, so that there is nothing to remove; waits."""
+        try:
+            self.result()
+        except UnavailableError:
+            return True
+        except CoiError:
+            return False
+        return False
 
     def _close(self) -> None:
         os.close(self._out)

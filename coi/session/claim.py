@@ -147,6 +147,7 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Mea
         return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
     session = _session(engine, request, session_id, None, 1, lock)
     undo.owe(session)
+    pending = None
     try:
         pending = engine.instances.start_create(_body(engine, request, session))
         try:
@@ -163,8 +164,8 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Mea
         lock.release()
         taken = {row.name for row in _listed(engine)}
         return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
-    except BaseException:
-        undo()
+    except BaseException as error:
+        undo(unmade=pending.unmade if pending else isinstance(error, CoiError))
         raise
     return session
 
@@ -196,6 +197,7 @@ def _claim_new(
             continue
         session = _session(engine, request, session_id, saved, slot, lock)
         undo.owe(session)
+        pending = None
         try:
             pending = engine.instances.start_create(_body(engine, request, session))
             try:
@@ -213,8 +215,8 @@ def _claim_new(
             undo.nothing()
             lock.release()
             continue
-        except BaseException:
-            undo()
+        except BaseException as error:
+            undo(unmade=pending.unmade if pending else isinstance(error, CoiError))
             raise
         return session
     guard.settle(engine, session_id)

@@ -142,6 +142,9 @@ def opened(home: Path, source: Path) -> Iterator[Record]:
             with suppress(OSError):
                 directory.rmdir()
         lock.release(remove=gone)
+        if gone:
+            with suppress(OSError):  # others are in it
+                base.rmdir()
 
 
 def records(home: Path) -> list[Record]:

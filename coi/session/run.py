@@ -181,9 +181,10 @@ def _create(
     except ImageMissingError:
         ending.owed = False
         raise
-    except BaseException:
-        if pending is not None:
-            pending.settle()
+    except BaseException as error:
+        if pending.unmade if pending else isinstance(error, CoiError):
+            ending.owed = False
+        elif pending:
             with shielded(), suppress(CoiError):
                 engine.instances.remove(name)
                 ending.owed = False
