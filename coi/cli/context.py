@@ -130,6 +130,7 @@ class Context:
             prefix=prefix(),
             report=self.output.notice,
             tool=self.manager.get,
+            warn=self.output.warning,
         )
 
     def environment(self) -> dict[str, str]:

@@ -34,6 +34,7 @@ Root.commands_table = {
     "file": ("coi.cli.file", "app"),
     "network": ("coi.cli.network", "app"),
     "tool": ("coi.cli.tool", "app"),
+    "protect": ("coi.cli.protect", "app"),
     "trust": ("coi.cli.trust", "app"),
     "config": ("coi.cli.config", "app"),
     "version": ("coi.cli.version", "app"),

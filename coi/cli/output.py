@@ -103,6 +103,10 @@ class Output:
         if not self.quiet:
             self._error_line(clean(text))
 
+    def warning(self, text: str) -> None:
+        """A line on stderr that --quiet does not silence."""
+        self._error_line(clean(text))
+
     def transient(self, text: str) -> None:
         """A line that the next one replaces, '' to clear it; on a terminal only."""
         if not self.quiet and sys.stderr.isatty():

@@ -14,9 +14,11 @@ from coi.config.model import Name
 from coi.config.text import printable
 
 MAX_OPTION_DEPTH = 8  # tables within a [tool.<name>] table
+MAX_PATH = 1024  # characters of a path of the workspace
 MAX_CREDENTIAL = 1024  # characters
 CREDENTIALS = "credentials"  # the key of a [tool.<name>] table that is coi's own
 NETWORK_BACKENDS = ("auto", "bridge", "ovn", "nic")
+PROTECT_ACTIONS = ("report", "restore")  # each stricter than the one before
 NETWORK_MODES = ("open", "restricted", "allowlist")  # each stricter than the one before
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -208,6 +210,15 @@ def mount(value: Any) -> tuple[str, str, bool]:
 def inside_path() -> Kind:
     """An absolute path inside, without ``.`` and ``..``."""
     return text("an absolute path below / without . and ..", r"(/(?!\.{1,2}(/|$))[^/]+)+/?")
+
+
+def workspace_path(value: Any) -> str:
+    """A path below the workspace, in its one spelling: no ``.``, no ``..``, no doubled slash."""
+    if isinstance(value, str) and value.isprintable() and len(value) <= MAX_PATH:
+        parts = value.rstrip("/").split("/")
+        if value.rstrip("/") not in (".git", "") and not {"", ".", ".."} & set(parts):
+            return "/".join(parts)
+    raise wrong("a relative path without . and .., such as .vscode or .git/hooks", value)
 
 
 def cpu_limit() -> Kind:

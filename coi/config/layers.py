@@ -25,6 +25,7 @@ from coi.config.model import (
     NetworkLogging,
     Paths,
     Ports,
+    Protect,
     ToolSettings,
 )
 from coi.config.parse import MAX_SIZE, MEND, Layer, flags, nearest, parse, variables
@@ -321,6 +322,7 @@ def _build(stack: _Stack, environ: Mapping[str, str]) -> Config:
             )
         ),
         ports=Ports(**sections["ports"]),
+        protect=Protect(**sections["protect"]),
         limits={key: value for key, value in sections["limits"].items() if value},
         environment=sections.get("environment", {}),
         build=Build(**sections["build"]),

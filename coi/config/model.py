@@ -122,6 +122,32 @@ class Ports:
 
 
 @record(frozen=True)
+class Protect:
+    """``[protect]``: paths of the workspace that programs of the host obey.
+
+    ``on_change`` is ``restore`` or ``report``; of ``paths`` those that begin with ``.git/``
+    are meant in every git directory of the workspace.
+    """
+
+    enabled: bool = True
+    paths: tuple[str, ...] = (
+        ".git/hooks",
+        ".git/config",
+        ".git/config.worktree",
+        ".git/info/attributes",
+        ".git/commondir",
+        ".husky",
+        ".vscode",
+        ".idea",
+        ".envrc",
+        ".coi.toml",
+        ".claude/settings.json",
+        ".claude/settings.local.json",
+    )
+    on_change: str = "restore"
+
+
+@record(frozen=True)
 class Build:
     """``[build]``: what ``coi build`` makes the image of.
 
@@ -152,6 +178,7 @@ class Config:
     network: Network = Network()
     mounts: Mounts = Mounts()
     ports: Ports = Ports()
+    protect: Protect = Protect()
     limits: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     build: Build = Build()

@@ -16,6 +16,7 @@ from coi.config.model import (
     Name,
     Network,
     Ports,
+    Protect,
     ToolSettings,
 )
 
@@ -143,6 +144,23 @@ KEYS: tuple[Key, ...] = (
         "Ports of the host that lead into every session, on 127.0.0.1 where no address is "
         "given; `--publish` adds to them.",
     ),
+    Key(
+        "protect.enabled",
+        _YES_NO,
+        "Keep what stands at `paths` when a session begins, mount it read-only, and compare when "
+        "it ends.",
+    ),
+    Key(
+        "protect.paths",
+        kinds.sequence("an array of paths of the workspace", kinds.workspace_path),
+        "Files and directories of the workspace that programs of the host obey. Those that begin "
+        "with `.git/` are meant in every git directory, of submodules and worktrees too.",
+    ),
+    Key(
+        "protect.on_change",
+        kinds.choice(*kinds.PROTECT_ACTIONS),
+        "`restore` puts aside what has changed and brings back what was there; `report` names it.",
+    ),
     Key("limits.cpu", kinds.cpu_limit(), "CPUs of a session; empty: no limit of coi's."),
     Key("limits.memory", kinds.size_limit(percent=True), "Memory; empty: no limit of coi's."),
     Key("limits.processes", kinds.count_limit(), "Processes; empty: no limit of coi's."),
@@ -175,6 +193,7 @@ _SECTIONS: Mapping[str, object] = {
     "network": Network(),
     "build": Build(),
     "ports": Ports(),
+    "protect": Protect(),
 }
 
 

@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coi.config.kinds import CREDENTIALS, NETWORK_MODES
+from coi.config.kinds import CREDENTIALS, NETWORK_MODES, PROTECT_ACTIONS
 from coi.config.model import Name
 
 WITHHELD: Any = object()
@@ -66,6 +66,16 @@ def stricter(current: Any, wanted: Any) -> Any:
 def subset(current: Any, wanted: Any) -> Any:
     """only those of them that the user's configuration has"""
     return tuple(entry for entry in wanted if entry in current)
+
+
+def more(current: Any, wanted: Any) -> Any:
+    """may only be added to"""
+    return tuple(dict.fromkeys((*current, *wanted)))
+
+
+def restoring(_current: Any, wanted: Any) -> Any:
+    """may only be restore"""
+    return wanted if wanted == PROTECT_ACTIONS[-1] else WITHHELD
 
 
 def fewer(current: Any, wanted: Any) -> Any:
@@ -110,6 +120,9 @@ UNTRUSTED: Mapping[str, Rule] = {
     "network.allow_local_network_access": only_false,
     "network.block_private_networks": only_true,
     "network.block_metadata_endpoint": only_true,
+    "protect.enabled": only_true,
+    "protect.paths": more,
+    "protect.on_change": restoring,
     "limits.cpu": fewer_cpus,
     "limits.memory": smaller,
     "limits.processes": smaller,

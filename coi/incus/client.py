@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from coi.errors import UsageError
+from coi.errors import CoiError, UnavailableError, UsageError
 from coi.incus.errors import IncusError, classify
 from coi.incus.process import Completed, Runner, read_all
 from coi.incus.shield import shielded
@@ -220,6 +220,17 @@ class Pending:
     def result(self) -> Any:
         """Wait for the end; the answer's metadata, or what went wrong (:meth:`Client.answer`)."""
         return self._client.answer(self.settle(), action=self._action)
+
+    @property
+    def unmade(self) -> bool:
+        """Whether the daemon was not reached, so that there is nothing to remove; waits."""
+        try:
+            self.result()
+        except UnavailableError:
+            return True
+        except CoiError:
+            return False
+        return False
 
     def _close(self) -> None:
         os.close(self._out)

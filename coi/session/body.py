@@ -12,6 +12,8 @@ from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import idmap
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from coi.workspace.directory import Workspace
     from coi.workspace.ownership import SessionUser
 
@@ -64,13 +66,19 @@ def with_workspace(
     Raises:
         CoiError: without ``shift``, the host does not let the user's id be mapped.
     """
-    device = {"type": "disk", "source": str(workspace.source), "path": INSIDE}
+    device = workspace_device(workspace.source, shift=shift)
     config = dict(body["config"])
-    if shift:
-        device["shift"] = "true"
-    else:
+    if not shift:
         config["raw.idmap"] = idmap(user)
     return {**body, "config": config, "devices": {**body["devices"], "workspace": device}}
+
+
+def workspace_device(source: Path, *, shift: bool) -> dict[str, str]:
+    """The disk device of a workspace; ``source`` has its links resolved."""
+    device = {"type": "disk", "source": str(source), "path": INSIDE}
+    if shift:
+        device["shift"] = "true"
+    return device
 
 
 def made_by_coi(state: str, **keys: object) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
+from coi.session import guard
 from coi.session.body import instance_body, with_workspace
 from coi.session.model import Session, from_instance, identity, is_headless, is_session, number
 from coi.session.naming import instance_name, new_session_id, workspace_id
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from coi.session.store import SavedSession
     from coi.session.undo import Undo
 
-_OURS = ("mount", "port")  # how the names of devices of a start begin
+_OURS = ("mount", "port", "guard")  # how the names of devices of a start begin
 _RESUME_WAIT = 60.0  # seconds that another coi has to claim what it resumes
 
 
@@ -146,11 +147,13 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Mea
         return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
     session = _session(engine, request, session_id, None, 1, lock)
     undo.owe(session)
+    pending = None
     try:
         pending = engine.instances.start_create(_body(engine, request, session))
         try:
             _listed(engine, but=name)
             request.ground.verify()
+            guard.remember(engine, session.id)
             meanwhile(session)
         finally:
             pending.settle()
@@ -161,8 +164,8 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Mea
         lock.release()
         taken = {row.name for row in _listed(engine)}
         return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
-    except BaseException:
-        undo()
+    except BaseException as error:
+        undo(unmade=pending.unmade if pending else isinstance(error, CoiError))
         raise
     return session
 
@@ -194,10 +197,12 @@ def _claim_new(
             continue
         session = _session(engine, request, session_id, saved, slot, lock)
         undo.owe(session)
+        pending = None
         try:
             pending = engine.instances.start_create(_body(engine, request, session))
             try:
                 request.ground.verify()
+                guard.remember(engine, session.id)
                 meanwhile(session)
             finally:
                 pending.settle()
@@ -210,10 +215,11 @@ def _claim_new(
             undo.nothing()
             lock.release()
             continue
-        except BaseException:
-            undo()
+        except BaseException as error:
+            undo(unmade=pending.unmade if pending else isinstance(error, CoiError))
             raise
         return session
+    guard.settle(engine, session_id)
     raise CoiError(
         f"all {last} slots of this workspace are in use",
         hint="coi list shows them; coi shutdown NAME ends one; "
@@ -322,6 +328,7 @@ def _reuse(
             for device in request.ground.going(row):
                 engine.instances.remove_device(row.name, device)
             request.ground.verify()
+            guard.remember(engine, session.id)
             meanwhile(session)
             engine.instances.set_state(row.name, "start")
         except BaseException:
@@ -362,10 +369,12 @@ def _session(
 
 def _body(engine: Engine, request: StartRequest, session: Session) -> dict[str, Any]:
     """``POST /1.0/instances`` for a session."""
+    source = request.workspace.source
+    guards = guard.begin(engine, source, session.id, session.instance, shift=request.shift)
     body = instance_body(
         session.instance,
         request.image,
         {**identity(session), **request.ground.keys},
-        devices={**request.devices, **request.ground.devices},
+        devices={**request.devices, **request.ground.devices, **guards},
     )
     return with_workspace(body, request.workspace, request.user, shift=request.shift)

@@ -13,10 +13,10 @@ from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, MissingError
 from coi.incus.shield import shielded
 from coi.records import record
-from coi.session import feed
+from coi.session import feed, guard
 from coi.session.body import CONTAINER, instance_body, made_by_coi
 from coi.session.feed import READ_HEADER, header
-from coi.session.model import number
+from coi.session.model import SAVED, is_session, number
 from coi.session.network import Fencing, Ground, on_ground, started, watch
 from coi.session.settle import settle
 from coi.workspace.directory import absolute
@@ -123,6 +123,8 @@ def start(engine: Engine, name: str) -> None:
         RefusedError: its network policy cannot be enforced.
     """
     row = engine.instances.get(check_name(name))
+    if is_session(row) and row.stopped and engine.attends(row):
+        guard.restart(engine, row)
     started(engine.home, row, lambda: engine.instances.set_state(name, "start"))
     settle(engine, name)
 
@@ -143,16 +145,18 @@ def stop(engine: Engine, name: str, *, force: bool) -> None:
         try:
             engine.instances.set_state(name, "stop", timeout=seconds)
         except MissingError:  # ephemeral: it has deleted itself
-            return
+            break
         except CoiError:
             continue
-        return
-    try:
-        engine.instances.set_state(name, "stop", force=True)
-    except MissingError:
-        if row.ephemeral:
-            return
-        raise
+        break
+    else:
+        try:
+            engine.instances.set_state(name, "stop", force=True)
+        except MissingError:
+            if not row.ephemeral:
+                raise
+    if row.coi("state") == SAVED:
+        guard.settle(engine, row.coi("session-id"))
 
 
 def delete(engine: Engine, name: str, *, force: bool) -> None:

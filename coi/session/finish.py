@@ -21,7 +21,7 @@ from coi.incus.errors import MissingError
 from coi.incus.instances import Instance
 from coi.incus.process import read_all
 from coi.incus.shield import shielded
-from coi.session import inside
+from coi.session import guard, inside
 from coi.session.body import RUN
 from coi.session.inside import Saving
 from coi.session.model import (
@@ -83,7 +83,9 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
         try:
             save_running(engine, session, how=how)
             if how is not Saving.RUNNING:
+                payload = guard.watching(engine, session.instance)
                 dismiss(engine, session.instance)
+                guard.ended(engine, session.id, session.instance, payload)
         except MissingError:
             row = None
         except StoppingError:
@@ -100,9 +102,11 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
             if how is not Saving.RUNNING:
                 engine.report("Container removed")
                 return Outcome.REMOVED
+            guard.look(engine, session.id)
             engine.report(f"Container kept running: coi attach {session.instance}")
             return Outcome.RUNNING
         if row is None or row.coi("state") == REMOVING:
+            _gone(engine, session)
             engine.report("Container is gone")
             return Outcome.GONE
         if row.stopped:
@@ -110,6 +114,7 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
             try:
                 return finish_stopped(engine, session, keep=keep)
             except MissingError:  # deleted from outside, a moment after it was stopped
+                _gone(engine, session)
                 engine.report("Container is gone")
                 return Outcome.GONE
         time.sleep(_POLL)
@@ -121,6 +126,12 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
             )
 
 
+def _gone(engine: Engine, session: Session) -> None:
+    """Somebody else has deleted the instance, or is about to."""
+    payload = guard.watching(engine, session.instance)
+    guard.ended(engine, session.id, session.instance, payload)
+
+
 def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
     """Save the state of a stopped instance; then delete it, unless it is kept.
 
@@ -129,6 +140,7 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
     each, 0.5 s for 300 files, against 0.3 s for any number.)
     """
     instances = engine.instances
+    guard.close(engine, session.id, session.instance)
     _start_to_save(engine, session, keep=keep)
     try:
         _save_started(engine, session, keep=keep)
@@ -139,10 +151,13 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
     engine.report("Session data saved")
     if keep:
         instances.set_state(session.instance, "stop", force=True)
-        instances.update(session.instance, config={"user.coi.state": SAVED})
+        devices = guard.given_back(engine, session.id)
+        instances.update(session.instance, config={"user.coi.state": SAVED}, devices=devices)
+        guard.settle(engine, session.id)
         engine.report("Container stopped and kept")
         return Outcome.KEPT
     dismiss(engine, session.instance)
+    guard.settle(engine, session.id)
     engine.report("Container removed")
     return Outcome.REMOVED
 
@@ -347,6 +362,7 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
             lock.release(remove=removed)
         if removed:
             gone.add(row.name)
+    guard.sweep(engine, [row for row in rows if row.name not in gone])
     return gone
 
 

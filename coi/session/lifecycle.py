@@ -11,6 +11,7 @@ from coi.errors import CoiError, NotFoundError, RefusedError, UnavailableError, 
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.records import record
+from coi.session import guard
 from coi.session.body import RUN
 from coi.session.finish import Outcome, dismiss, finish, finish_stopped, recover
 from coi.session.inside import Saving
@@ -83,6 +84,7 @@ def kill(engine: Engine, row: Instance) -> None:
             except CoiError:  # another coi may have begun to delete it
                 if wait_gone(engine, [row.name], time.monotonic() + _REMOVAL):
                     raise
+        guard.settle(engine, row.coi("session-id") or row.name)
     finally:
         if held:
             lock.release(remove=True)
@@ -117,6 +119,7 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
             hint=f"set it as it was, or lose what was said: coi kill {row.name}",
         )
     if not _stop(engine, row, timeout):
+        guard.settle(engine, row.coi("session-id"))
         return
     if not is_session(row):
         with suppress(MissingError):  # an ephemeral one has deleted itself

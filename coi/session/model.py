@@ -34,6 +34,7 @@ class Engine:
         home: coi's own directory, ``~/.coi``.
         prefix: of instance names.
         report: takes one line of progress for the user.
+        warn: takes one that is shown whatever else is not.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Engine:
     prefix: str
     report: Callable[[str], None]
     tool: Callable[[str], Tool]
+    warn: Callable[[str], None] = lambda _text: None
 
     @property
     def instances(self) -> Instances:

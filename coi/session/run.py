@@ -21,7 +21,7 @@ from coi.incus.errors import ImageMissingError, MissingError
 from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.records import record
-from coi.session import inside
+from coi.session import guard, inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, NotBegunError, execute, header
 from coi.session.locks import place_of
@@ -31,6 +31,7 @@ from coi.session.settle import DEADLINE, cannot_work, settled
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
+    from coi.incus.payload import Payload
     from coi.session.model import Engine
     from coi.workspace.directory import Workspace
     from coi.workspace.ownership import SessionUser
@@ -93,6 +94,8 @@ def run(engine: Engine, request: RunRequest) -> int:
         return _execute(engine, name, request, ending, ground)
     finally:
         ending.stop(wait=False)
+        with shielded():
+            ending.compare()
         lock.release(remove=not ending.left)
 
 
@@ -110,6 +113,7 @@ class _Ending:
         self._name = name
         self.owed = False
         self.left = False
+        self._payload: Payload | None = None
 
     def stop(self, *, wait: bool) -> CoiError | None:
         """Kill everything inside; the daemon then deletes the instance.
@@ -123,6 +127,7 @@ class _Ending:
         if not self.owed:
             return None
         self.owed = False
+        self._payload = guard.watching(self._engine, self._name)
         with shielded():
             try:
                 self._engine.instances.set_state(self._name, "stop", force=True, wait=wait)
@@ -132,6 +137,15 @@ class _Ending:
                 self.left = True
                 return error
         return None
+
+    def compare(self) -> None:
+        """Hold the workspace's protected paths against what they were."""
+        if self.left:
+            return
+        if self._payload is None:  # there was nothing to stop
+            guard.settle(self._engine, self._name)
+        else:
+            guard.ended(self._engine, self._name, self._name, self._payload)
 
 
 def _create(
@@ -143,13 +157,14 @@ def _create(
     ending: _Ending,
 ) -> Ground:
     """Create and start it; what it is on."""
+    guards = guard.begin(engine, request.workspace.source, name, name, shift=request.shift)
     keys = made_by_coi(RUN, workspace=request.workspace.path, image=request.image, locks=locks)
     body = with_workspace(
         instance_body(
             name,
             request.image,
             {**keys, **ground.keys},
-            devices={**request.devices, **ground.devices},
+            devices={**request.devices, **ground.devices, **guards},
             ephemeral=True,
         ),
         request.workspace,
@@ -162,13 +177,15 @@ def _create(
         with shielded():
             pending = engine.instances.start_create(body)
         ground.verify()
+        guard.remember(engine, name)
         pending.result()
     except ImageMissingError:
         ending.owed = False
         raise
-    except BaseException:
-        if pending is not None:
-            pending.settle()
+    except BaseException as error:
+        if pending.unmade if pending else isinstance(error, CoiError):
+            ending.owed = False
+        elif pending:
             with shielded(), suppress(CoiError):
                 engine.instances.remove(name)
                 ending.owed = False
@@ -247,8 +264,10 @@ def over(engine: Engine, row: Instance) -> bool:
     try:
         if row.running:
             ending.stop(wait=False)
+            ending.compare()
         else:
             engine.instances.remove(row.name)
+            guard.settle(engine, row.name)
     except MissingError:
         return True
     except CoiError:  # half made still: the next coi tries again

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from coi.errors import CoiError
 from coi.incus.shield import shielded
+from coi.session import guard
 
 if TYPE_CHECKING:
     from coi.session.model import Engine, Session
@@ -28,17 +29,24 @@ class Undo:
         """The session has begun, or another has its instance."""
         self._session = None
 
-    def __call__(self) -> None:
-        """The instance goes if this start made it, else it is stopped again."""
+    def __call__(self, *, unmade: bool = False) -> None:
+        """The instance goes if this start made it, else it is stopped again.
+
+        Args:
+            unmade: it is known that there is none.
+        """
         with shielded():
             session, self._session = self._session, None
             if session is None:
                 return
             with suppress(CoiError):
-                if session.created:
+                if unmade:
+                    pass
+                elif session.created:
                     row = self._engine.instances.find(session.instance)
                     if row is not None and row.coi("session-id") == session.id:
                         self._engine.instances.remove(session.instance)
                 else:
                     self._engine.instances.set_state(session.instance, "stop", force=True)
+                guard.settle(self._engine, session.id)
             session.lock.release(remove=session.created)
