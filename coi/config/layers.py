@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from coi.config import schema
 from coi.config.model import (
+    NO_LIMIT,
     Build,
     Config,
     Defaults,
@@ -321,7 +322,7 @@ def _build(stack: _Stack, environ: Mapping[str, str]) -> Config:
             )
         ),
         ports=Ports(**sections["ports"]),
-        limits={key: value for key, value in sections["limits"].items() if value},
+        limits={key: value for key, value in sections["limits"].items() if value != NO_LIMIT},
         environment=sections.get("environment", {}),
         build=Build(**sections["build"]),
         profiles=tuple(sorted(stack.profiles)),

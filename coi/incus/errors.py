@@ -41,6 +41,10 @@ class PoolFullError(IncusError):
     """The storage pool has no space left."""
 
 
+class TooSmallError(IncusError):
+    """The root disk's limit leaves no room for the image."""
+
+
 class DaemonUnreachableError(UnavailableError):
     """incusd does not answer on its socket."""
 
@@ -123,11 +127,19 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         return DaemonUnreachableError(
             f"{brief}: the Incus daemon is shutting down", details=message, hint=_ENDING_HINT
         )
+    if "btrfs qgroup limit" in low or "exceeds specified volume size" in low:
+        return TooSmallError(
+            f"{brief}: the disk limit is smaller than the image",
+            details=message,
+            hint="give it more: --limit disk=SIZE  (limits.disk in the configuration)",
+            code=code,
+        )
     if "no space left on device" in low or "disk quota exceeded" in low:
         return PoolFullError(
             f"{brief}: the storage pool is full",
             details=message,
-            hint="see `incus storage info default`, then free space: coi clean, incus image list",
+            hint="see `incus storage info default`, then free space: coi clean, incus image list; "
+            "or it is the container's own disk limit: --limit disk=SIZE",
             code=code,
         )
     if "image not provided for instance creation" in low or ("alias" in low and "not found" in low):

@@ -89,6 +89,7 @@ def _claim_certain(
         running = next((row for row in _kept(engine, request, rows) if row.running), None)
     if running is not None:
         agree(running, request.network, engine.report)
+        request.limits.agree(running, engine.report)
         session = from_instance(engine, running, attached=True)
         session.lock.try_acquire()
         return session
@@ -316,10 +317,10 @@ def _reuse(
             stale = {name: {"type": "none"} for name in row.devices if name.startswith(_OURS)}
             engine.instances.update(
                 row.name,
-                config={**identity(session), **keys},
+                config={**identity(session), **request.limits.changes, **keys},
                 devices={**stale, **fresh["devices"], **networks},
             )
-            for device in request.ground.going(row):
+            for device in (*request.ground.going(row), *request.limits.going(row)):
                 engine.instances.remove_device(row.name, device)
             request.ground.verify()
             meanwhile(session)
@@ -366,6 +367,7 @@ def _body(engine: Engine, request: StartRequest, session: Session) -> dict[str, 
         session.instance,
         request.image,
         {**identity(session), **request.ground.keys},
+        limits=request.limits,
         devices={**request.devices, **request.ground.devices},
     )
     return with_workspace(body, request.workspace, request.user, shift=request.shift)

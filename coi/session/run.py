@@ -23,6 +23,7 @@ from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, NotBegunError, execute, header
+from coi.session.limits import Limits
 from coi.session.locks import place_of
 from coi.session.naming import workspace_id
 from coi.session.network import Fencing, Ground, on_ground
@@ -52,6 +53,7 @@ class RunRequest:
     Attributes:
         command: argv inside.
         environment: from ``--env`` and the profile.
+        limits: what the command may use of the host.
         network: that is asked for.
         timeout: seconds for the command, None for no limit.
         stdin: a file descriptor, None for nothing.
@@ -64,6 +66,7 @@ class RunRequest:
     shift: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
     network: Fencing = field(default_factory=Fencing)
     timeout: float | None = None
     terminal: str = "xterm-256color"
@@ -148,6 +151,7 @@ def _create(
             name,
             request.image,
             {**keys, **ground.keys},
+            limits=request.limits,
             devices={**request.devices, **ground.devices},
             ephemeral=True,
         ),
