@@ -27,7 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "coi.workspace": {"coi.config", "coi.errors"},
     "coi.tools": {"coi.api", "coi.config", "coi.errors"},
     "coi.network": {"coi.config", "coi.errors", "coi.files", "coi.incus"},
-    "coi.image": {"coi.api", "coi.config", "coi.errors", "coi.incus", "coi.tools"},
+    "coi.image": {
+        "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.tools",
+    },
     "coi.session": {
         "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.network",
         "coi.tools", "coi.workspace",
