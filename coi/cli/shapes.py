@@ -52,6 +52,10 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "network explain": {"": ("address", "port", "allowed", "rule")},
     "network route": {"": ("container", "network", "address", "reached", "how", "command")},
     "network log": {"[]": ("at", "way", "peer", "protocol", "port")},
+    "doctor": {
+        "": ("version", "status", "checks"),
+        "checks[]": ("name", "status", "text", "mend", "details"),
+    },
     "tool list": {
         "": ("tools", "problems"),
         "tools[]": _TOOL,

@@ -115,6 +115,15 @@ def _overlap(one: Name, other: Name) -> bool:
     return shorter > 2 and one[:shorter] == other[:shorter]
 
 
+def built_in(home: Path) -> Config:
+    """The built-in values alone.
+
+    Args:
+        home: coi's own directory.
+    """
+    return _build(_Stack(home), {})
+
+
 def load(
     workspace: Path,
     *,

@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.network",
         "coi.tools", "coi.workspace",
     },
+    "coi.doctor": {"coi.config", "coi.errors", "coi.incus", "coi.network", "coi.session"},
     "coi.cli": {
-        "coi.api", "coi.config", "coi.errors", "coi.image", "coi.incus", "coi.network",
-        "coi.session", "coi.tools", "coi.workspace",
+        "coi.api", "coi.config", "coi.doctor", "coi.errors", "coi.image", "coi.incus",
+        "coi.network", "coi.session", "coi.tools", "coi.workspace",
     },
     "coi.testing": {"coi.api", "coi.errors", "coi.tools"},  # it looks at coi from outside
 }  # fmt: skip
