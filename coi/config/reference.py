@@ -95,8 +95,9 @@ repeatable, wins over the configuration: `--limit memory=2GiB --limit processes=
 A session that takes too much is stopped at its own walls: a process that wants memory beyond
 `memory` is killed, one beyond `processes` is not begun. What no limit holds: `/workspace` and
 other mounts are on the host's disk, and several sessions together may want more memory than
-there is. `disk` has no default, because a size stands for one pool: set it once for all
-containers with `incus profile device set default root size=20GiB`.
+there is. The disk limit of a persistent container is not lowered later. `disk` has no default,
+because a size stands for one pool: set it once for all containers with
+`incus profile device set default root size=20GiB`.
 """
 
 _PROFILES = """

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coi.errors import CoiError, UnavailableError
+from coi.errors import CoiError
 from coi.incus.acls import NetworkAcl
 from coi.incus.batch import look
 from coi.incus.images import Image
@@ -233,9 +233,11 @@ def of_incus(engine: Engine) -> tuple[str, Server | None, CoiError | None]:
     try:
         done = client.runner.run(["--version"], timeout=30.0)
         version = done.stdout.decode("utf-8", "replace").strip() if done.exit_code == 0 else ""
-        (first,) = look(client, {"server": "/1.0"}).values()
-    except UnavailableError as error:
+    except TimeoutError:
+        version = ""
+    except CoiError as error:
         return "", None, error
+    (first,) = look(client, {"server": "/1.0"}).values()
     if isinstance(first, CoiError):
         return version, None, first
     found = look(
@@ -278,7 +280,14 @@ def parsed(environment: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
 
 
 def left_over(engine: Engine, server: Server) -> list[str]:
-    """What `coi clean` would take away."""
+    """What `coi clean` would take away; where that cannot be told, why."""
+    try:
+        return _left_over(engine, server)
+    except (CoiError, OSError) as error:  # a home that cannot be written to, say
+        return [f"cannot be told: {error}"]
+
+
+def _left_over(engine: Engine, server: Server) -> list[str]:
     from coi.session.lifecycle import leftovers
 
     items = leftovers(engine, sessions=False, everything=False, rows=list(server.instances))

@@ -313,6 +313,9 @@ def _reuse(
         undo.owe(session)
         try:
             keys, networks = request.ground.changes(row)
+            request = replace(request, limits=request.limits.onto(row, engine.report))
+            for device in request.limits.going(row):  # first: a full disk takes no other change
+                engine.instances.remove_device(row.name, device)
             fresh = _body(engine, request, session)
             stale = {name: {"type": "none"} for name in row.devices if name.startswith(_OURS)}
             engine.instances.update(
@@ -320,7 +323,7 @@ def _reuse(
                 config={**identity(session), **request.limits.changes, **keys},
                 devices={**stale, **fresh["devices"], **networks},
             )
-            for device in (*request.ground.going(row), *request.limits.going(row)):
+            for device in request.ground.going(row):
                 engine.instances.remove_device(row.name, device)
             request.ground.verify()
             meanwhile(session)

@@ -49,9 +49,31 @@ class Limits:
 
     def going(self, row: Instance) -> list[str]:
         """Devices that limited an instance's disk, and do so no more."""
-        if self.devices or not row.coi("disk"):
+        if self.config.get(_DISK) or not row.coi("disk"):
             return []
         return [name for name, device in row.devices.items() if device.get("path") == "/"]
+
+    def onto(self, row: Instance, report: Callable[[str], None]) -> Limits:
+        """These limits for an instance that is there already: its disk's is not lowered. With
+        less than it holds, btrfs takes neither a change of it nor a limit again (measured).
+
+        Raises:
+            RefusedError: the command line asks for it.
+        """
+        from coi.config.tighten import size
+
+        before, after = row.coi("disk"), self.config.get(_DISK, "")
+        if not after or after == before or (before and size(after)[0] > size(before)[0]):
+            return self
+        if self.flag:
+            raise RefusedError(
+                f"{row.name} has the disk limit {before or NO_LIMIT}, which is not lowered",
+                details="It may hold more than that already.",
+                hint=f"--limit disk={before or NO_LIMIT}; or save it and start anew: "
+                f"coi shutdown {row.name}",
+            )
+        report(f"{row.name} keeps its disk limit: {before or NO_LIMIT}, not {after}")
+        return Limits({**self.config, _DISK: before}, {}, self.flag)
 
     def agree(self, row: Instance, report: Callable[[str], None]) -> None:
         """See that a running instance has these limits; with others it is told.

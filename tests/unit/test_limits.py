@@ -12,7 +12,7 @@ from coi.config.model import LIMITS
 from coi.errors import CoiError, RefusedError, UsageError
 from coi.incus.client import Client
 from coi.incus.errors import TooSmallError, classify
-from coi.incus.instances import Instance
+from coi.incus.instances import ROOM, Instance, Instances, bytes_of
 from coi.session.limits import KEYS, Limits, limits_of
 
 BUILT_IN = {key: value for key, value in LIMITS.items() if value != "none"}
@@ -91,8 +91,29 @@ def test_what_an_earlier_start_set_is_taken_back() -> None:
         config={"user.coi.disk": "1GiB"}, devices={"disk0": ROOT, "x": {"path": "/x"}},
     )  # fmt: skip
     assert Limits().going(limited) == ["disk0"]
-    assert Limits(devices={"disk0": ROOT}).going(limited) == []
+    assert Limits({"user.coi.disk": "2GiB"}, {"disk0": ROOT}).going(limited) == []
     assert Limits().going(row()) == []
+
+
+def test_the_limit_of_a_disk_that_is_there_is_not_lowered() -> None:
+    said: list[str] = []
+    root = {"root": {**ROOT, "size": "2GiB"}}
+    asked = Limits({"user.coi.disk": "2GiB", "limits.memory": "1GiB"}, root)
+    for before in ("2GiB", "1GiB"):
+        assert asked.onto(row(**{"user.coi.disk": before}), said.append) is asked
+    assert Limits().onto(row(**{"user.coi.disk": "1GiB"}), said.append) == Limits()
+    assert said == []
+    for before in ("", "3GiB"):
+        there = row(**{"user.coi.disk": before})
+        kept = asked.onto(there, said.append)
+        assert (kept.devices, kept.changes["user.coi.disk"]) == ({}, before)
+        assert kept.changes["limits.memory"] == "1GiB"
+        assert kept.going(there) == []
+        with pytest.raises(RefusedError, match="which is not lowered"):
+            Limits(asked.config, root, flag=True).onto(there, said.append)
+    assert said == [
+        "c-1 keeps its disk limit: none, not 2GiB", "c-1 keeps its disk limit: 3GiB, not 2GiB",
+    ]  # fmt: skip
 
 
 def test_a_running_one_agrees_or_is_told_of() -> None:
@@ -107,6 +128,43 @@ def test_a_running_one_agrees_or_is_told_of() -> None:
     ]
     with pytest.raises(RefusedError, match="memory 75%, not none"):
         Limits(flag=True).agree(row(**asked), said.append)
+
+
+class Full(Client):
+    """Refuses the first of each change, as a daemon does whose note does not fit on the disk."""
+
+    def __init__(self, size: str) -> None:
+        super().__init__()
+        self.root = {**ROOT, **({"size": size} if size else {})}
+        self.bodies: list[Any] = []
+
+    def query(self, method: str, path: str, *, body: Any = None, **_: Any) -> Any:
+        if method == "GET":
+            return {"name": "c-1", "status": "Running", "expanded_devices": {"disk0": self.root}}
+        self.bodies.append(body)
+        if len(self.bodies) == 1:
+            raise classify("Failed to write backup file: open x: disk quota exceeded")
+        return None
+
+
+def test_what_is_full_gets_room_to_be_changed() -> None:
+    full = Full("1GiB")
+    Instances(full).update("c-1", config={"a": "b"})
+    raised = {"disk0": {**ROOT, "size": f"{(1 << 30) + ROOM}B"}}
+    change = {"config": {"a": "b"}}
+    assert full.bodies == [change, {"devices": raised}, change]
+    for size in ("", "odd"):
+        with pytest.raises(TooSmallError):
+            Instances(Full(size)).update("c-1", config={"a": "b"})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20GiB", 20 << 30), ("5GB", 5 * 10**9), ("1000", 1000), ("7B", 7), ("1kB", 1000),
+     ("1KiB", 1024), ("10%", None), ("", None), ("1 GB", None)],
+)  # fmt: skip
+def test_sizes(text: str, size: int | None) -> None:
+    assert bytes_of(text) == size
 
 
 def test_the_flag() -> None:
@@ -131,4 +189,4 @@ def test_the_flag() -> None:
 def test_a_limit_below_the_image_is_no_full_pool(text: str) -> None:
     error = classify(text, action="create c-1")
     assert isinstance(error, TooSmallError)
-    assert error.brief == "cannot create c-1: the disk limit is smaller than the image"
+    assert error.brief == "cannot create c-1: the disk limit is used up, or smaller than the image"
