@@ -213,7 +213,7 @@ def inside_path() -> Kind:
 
 def cpu_limit() -> Kind:
     """A number of CPUs, or which ones: ``2``, ``"2"``, ``"0-3"``, ``"0,2"``; ``share``: all of
-    them, behind the host's own work."""
+    them, as one service of the host."""
     title = 'a number of CPUs, a set of them ("0-3", "0,2"), share or none'
 
     def check(value: Any) -> str:

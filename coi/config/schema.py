@@ -147,7 +147,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "limits.cpu",
         kinds.cpu_limit(),
-        "CPUs of a session. `share` is all of them, at half the weight of the host's own work "
+        "CPUs of a session. `share` is all of them, at the weight of one service of the host "
         "where both want more than there is; a number or a set has that weight too.",
     ),
     Key(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from coi.incus.client import Client
     from coi.incus.instances import Instance
 
-WEIGHT = "50%"  # half of what a process of the host's own, or a service, gets
+WEIGHT = "100%"  # that of one service of the host: half of it slows a boot on a busy host
 PROFILE = "default"  # what coi makes instances from
 LEAST = {"memory": 64 << 20, "processes": 32}  # less does not boot a system with a tool in it
 KEYS = ("limits.cpu", "limits.cpu.allowance", "limits.memory", "limits.processes")

@@ -13,7 +13,7 @@ from coi.testing.host import Host
 from coi.testing.machine import User, incus, query
 
 DEFAULTS = {
-    "limits.cpu.allowance": "50%",
+    "limits.cpu.allowance": "100%",
     "limits.memory": "75%",
     "limits.processes": "4096",
 }
@@ -44,7 +44,7 @@ def test_every_way_to_make_a_container_sets_them(host: Host) -> None:
     asked = ("--limit", "memory=512MiB", "--limit", "cpu=1", "--limit", "processes=none")
     host.coi("container", "launch", host.image, name, *asked).ok()
     assert limits(host, name) == {
-        "limits.cpu": "1", "limits.cpu.allowance": "50%", "limits.memory": "512MiB",
+        "limits.cpu": "1", "limits.cpu.allowance": "100%", "limits.memory": "512MiB",
     }  # fmt: skip
     background(host)
     assert limits(host, host.instance()) == DEFAULTS

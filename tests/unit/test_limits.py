@@ -42,11 +42,11 @@ def row(**config: str) -> Instance:
 @pytest.mark.parametrize(
     ("values", "config"),
     [
-        (BUILT_IN, {"limits.cpu.allowance": "50%", "limits.memory": "75%",
+        (BUILT_IN, {"limits.cpu.allowance": "100%", "limits.memory": "75%",
                     "limits.processes": "4096"}),
         ({}, {}),
-        ({"cpu": "2"}, {"limits.cpu": "2", "limits.cpu.allowance": "50%"}),
-        ({"cpu": "0-1"}, {"limits.cpu": "0-1", "limits.cpu.allowance": "50%"}),
+        ({"cpu": "2"}, {"limits.cpu": "2", "limits.cpu.allowance": "100%"}),
+        ({"cpu": "0-1"}, {"limits.cpu": "0-1", "limits.cpu.allowance": "100%"}),
         ({"memory": "64MiB", "processes": "32"},
          {"limits.memory": "64MiB", "limits.processes": "32"}),
     ],
