@@ -11,12 +11,14 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory that its owner alone may enter (0700), and its parent where missing.
+    """Make a directory that its owner alone may enter (0700), and so what is missing above it.
 
     Raises:
         OSError: it cannot be made, or is somebody else's.
     """
-    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for parent in reversed(directory.parents):  # mkdir(parents=True) would leave them open
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
     if stat.S_IMODE(directory.lstat().st_mode) != 0o700:
         directory.chmod(0o700)

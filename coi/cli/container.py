@@ -29,13 +29,19 @@ def launch(
 
     Example: coi container launch coi my-container
     """
-    from coi.cli.place import network_of
+    from coi.cli.place import limits_of, network_of
     from coi.session import containers
 
     context = context_of(ctx)
     containers.check_name(name)
-    network = network_of(context)
-    containers.launch(context.engine, alias, name, ephemeral=ephemeral, network=network)
+    containers.launch(
+        context.engine,
+        alias,
+        name,
+        ephemeral=ephemeral,
+        network=network_of(context),
+        limits=limits_of(context),
+    )
     context.output.notice(f"Launched {name}")
 
 

@@ -68,11 +68,12 @@ class Context:
             "network": "network.mode",
             "tool": "tool.name",
         }
-        return {
+        found = {
             key: self.values[name]
             for name, key in keys.items()
             if self.values.get(name) is not None
         }
+        return {**found, **parse_limits(self.values.get("limit") or ())}
 
     @cached_property
     def home(self) -> Path:
@@ -142,6 +143,26 @@ class Context:
         result = dict(self.loaded.config.environment)
         result.update(parse_environment(self.values.get("env") or (), os.environ))
         return result
+
+
+def parse_limits(items: Sequence[str]) -> dict[str, str]:
+    """``KEY=VALUE`` of ``--limit`` to configuration keys; the last of a key holds.
+
+    Raises:
+        UsageError: no such limit, or no value.
+    """
+    from coi.config.model import LIMITS
+
+    found: dict[str, str] = {}
+    for item in items:
+        what, _, value = item.partition("=")
+        if what not in LIMITS or not value:
+            raise UsageError(
+                f"--limit needs KEY=VALUE, not {item!r}",
+                hint="--limit memory=2GiB, cpu=2, processes=500, disk=20GiB; none lifts one",
+            )
+        found[f"limits.{what}"] = value
+    return found
 
 
 def parse_environment(items: Sequence[str], host: Mapping[str, str]) -> dict[str, str]:

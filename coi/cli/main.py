@@ -33,6 +33,7 @@ Root.commands_table = {
     "images": ("coi.cli.image", "images_app"),
     "file": ("coi.cli.file", "app"),
     "network": ("coi.cli.network", "app"),
+    "doctor": ("coi.cli.doctor", "app"),
     "tool": ("coi.cli.tool", "app"),
     "protect": ("coi.cli.protect", "app"),
     "trust": ("coi.cli.trust", "app"),

@@ -81,6 +81,14 @@ def _declared(
             help="Port of the host that leads inside; repeatable.",
         ),
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        _option(
+            "--limit",
+            metavar="KEY=VALUE",
+            help="cpu, memory, processes or disk; none lifts it; repeatable.",
+        ),
+    ] = None,
     network: Annotated[
         str | None, _option("--network", metavar="MODE", help="restricted, allowlist or open.")
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ def one_line(text: str) -> str:
     return " ".join(clean(text).split())
 
 
+_COLOURS = {"ok": "32", "warn": "33", "fail": "1;31"}  # ECMA-48, SGR
 _CLEAR = "\r\x1b[K"
 _transient: list[str] = []  # the line of progress that may stand on the terminal
 
@@ -54,8 +56,12 @@ class Output:
 
     def result(self, text: str) -> None:
         """A result, on stdout."""
+        self._write(clean(text) + "\n")
+
+    @staticmethod
+    def _write(text: str) -> None:
         try:
-            sys.stdout.write(clean(text) + "\n")
+            sys.stdout.write(text)
             sys.stdout.flush()
         except BrokenPipeError:  # coi list | head -1
             with suppress(OSError):
@@ -83,6 +89,32 @@ class Output:
         for row in [list(columns), *cells]:
             line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             self.result(line.rstrip())
+
+    def checks(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
+        """Status, name, finding and what mends it, on stdout: one line each and one for the
+        last, in columns; wrapped and coloured on a terminal.
+
+        A command that mends is never wrapped: it is there to be copied.
+        """
+        import textwrap
+
+        terminal = sys.stdout.isatty()
+        width = max((len(name) for _, name, _, _ in rows), default=0)
+        indent = " " * (width + 8)
+        columns = max(shutil.get_terminal_size().columns, width + 40) if terminal else 0
+        for status, name, text, mend in rows:
+            shown = f"{status:<4}  {name:<{width}}  {one_line(text)}"
+            lines = [shown]
+            if terminal:
+                lines = textwrap.wrap(
+                    shown, columns, subsequent_indent=indent, break_long_words=False,
+                    break_on_hyphens=False, drop_whitespace=True,
+                ) or [shown]  # fmt: skip
+            if terminal and "NO_COLOR" not in os.environ:
+                lines[0] = f"\x1b[{_COLOURS[status]}m{status:<4}\x1b[0m{lines[0][4:]}"
+            if mend:
+                lines.append(f"{indent}mend: {one_line(mend)}")
+            self._write("\n".join(lines) + "\n")
 
     def confirm(self, question: str) -> None:
         """Ask on the terminal; return on yes.

@@ -11,6 +11,7 @@ from coi.records import record
 
 if TYPE_CHECKING:
     from coi.network.fence import Fence
+    from coi.session.limits import Limits
     from coi.session.network import Fencing
     from coi.workspace.directory import Workspace
     from coi.workspace.ownership import SessionUser
@@ -23,6 +24,7 @@ class Place:
     Attributes:
         shift: mounts are idmapped.
         devices: of ``--mount``, ``--storage``, ``--publish`` and the configuration.
+        limits: what may be used of the host.
         network: that is asked for.
     """
 
@@ -30,6 +32,7 @@ class Place:
     user: SessionUser
     shift: bool
     devices: Mapping[str, Mapping[str, str]]
+    limits: Limits
     network: Fencing
 
 
@@ -62,8 +65,17 @@ def place_of(context: Context) -> Place:
             ),
             **ports.devices(config.ports.publish, context.values.get("publish") or ()),
         },
+        limits_of(context),
         network_of(context),
     )
+
+
+def limits_of(context: Context) -> Limits:
+    """The limits that a command line and the configuration ask for."""
+    from coi.session import limits
+
+    flag = bool(context.values.get("limit"))
+    return limits.limits_of(context.client, context.loaded.config.limits, flag=flag)
 
 
 def network_of(context: Context) -> Fencing:

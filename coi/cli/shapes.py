@@ -56,6 +56,10 @@ JSON_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "[]": ("id", "at", "workspace", "session", "path", "items"),
         "[].items[]": ("path", "what", "stored", "left_as", "restored"),
     },
+    "doctor": {
+        "": ("version", "status", "checks"),
+        "checks[]": ("name", "status", "text", "mend", "details"),
+    },
     "tool list": {
         "": ("tools", "problems"),
         "tools[]": _TOOL,

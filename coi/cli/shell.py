@@ -71,6 +71,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         image=config.defaults.image,
         environment=context.environment(),
         devices=place.devices,
+        limits=place.limits,
         network=place.network,
         size=(size.columns, size.lines),
         debug=debug,

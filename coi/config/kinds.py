@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from coi.config.model import Name
+from coi.config.model import NO_LIMIT, SHARE, Name
 from coi.config.text import printable
 
 MAX_OPTION_DEPTH = 8  # tables within a [tool.<name>] table
@@ -21,6 +21,7 @@ NETWORK_BACKENDS = ("auto", "bridge", "ovn", "nic")
 PROTECT_ACTIONS = ("report", "restore")  # each stricter than the one before
 NETWORK_MODES = ("open", "restricted", "allowlist")  # each stricter than the one before
 
+_UNLIMITED = ("", NO_LIMIT)
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 TOOL_NAME = r"[a-z][a-z0-9-]{0,62}"
 VARIABLE_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -222,13 +223,16 @@ def workspace_path(value: Any) -> str:
 
 
 def cpu_limit() -> Kind:
-    """A number of CPUs, or which ones: ``2``, ``"2"``, ``"0-3"``, ``"0,2"``."""
-    title = 'a number of CPUs or a set of them ("0-3", "0,2")'
+    """A number of CPUs, or which ones: ``2``, ``"2"``, ``"0-3"``, ``"0,2"``; ``share``: all of
+    them, as one service of the host."""
+    title = 'a number of CPUs, a set of them ("0-3", "0,2"), share or none'
 
     def check(value: Any) -> str:
         value = _digits(value)
+        if value in _UNLIMITED:
+            return NO_LIMIT
         if isinstance(value, str) and (
-            not value or re.fullmatch(r"[1-9][0-9]{0,3}", value) or _cpu_set(value)
+            value == SHARE or re.fullmatch(r"[1-9][0-9]{0,3}", value) or _cpu_set(value)
         ):
             return value
         raise wrong(title, value)
@@ -246,14 +250,16 @@ def _cpu_set(value: str) -> bool:
 
 def size_limit(*, percent: bool) -> Kind:
     """Bytes with an optional unit as Incus has them, or a percentage."""
-    title = 'a size ("512MiB", "10GB")' + (' or a percentage ("50%")' if percent else "")
+    title = 'a size ("512MiB", "10GB")' + (', a percentage ("50%")' if percent else "") + " or none"
     pattern = r"[1-9][0-9]{0,17}(B|([kMGTPE]|[KMGTPE]i)B)?" + (
         r"|[1-9][0-9]?%|100%" if percent else ""
     )
 
     def check(value: Any) -> str:
         value = _digits(value)
-        if isinstance(value, str) and (not value or re.fullmatch(pattern, value)):
+        if value in _UNLIMITED:
+            return NO_LIMIT
+        if isinstance(value, str) and re.fullmatch(pattern, value):
             return value
         raise wrong(title, value)
 
@@ -262,11 +268,13 @@ def size_limit(*, percent: bool) -> Kind:
 
 def count_limit() -> Kind:
     """A positive number, also as a string."""
-    title = "a whole number from 1"
+    title = "a whole number from 1, or none"
 
     def check(value: Any) -> str:
         value = _digits(value)
-        if isinstance(value, str) and (not value or re.fullmatch(r"[1-9][0-9]{0,8}", value)):
+        if value in _UNLIMITED:
+            return NO_LIMIT
+        if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}", value):
             return value
         raise wrong(title, value)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from coi.config import schema
 from coi.config.model import (
+    NO_LIMIT,
     Build,
     Config,
     Defaults,
@@ -113,6 +114,15 @@ class _Stack:
 def _overlap(one: Name, other: Name) -> bool:
     shorter = min(len(one), len(other))
     return shorter > 2 and one[:shorter] == other[:shorter]
+
+
+def built_in(home: Path) -> Config:
+    """The built-in values alone.
+
+    Args:
+        home: coi's own directory.
+    """
+    return _build(_Stack(home), {})
 
 
 def load(
@@ -323,7 +333,7 @@ def _build(stack: _Stack, environ: Mapping[str, str]) -> Config:
         ),
         ports=Ports(**sections["ports"]),
         protect=Protect(**sections["protect"]),
-        limits={key: value for key, value in sections["limits"].items() if value},
+        limits={key: value for key, value in sections["limits"].items() if value != NO_LIMIT},
         environment=sections.get("environment", {}),
         build=Build(**sections["build"]),
         profiles=tuple(sorted(stack.profiles)),

@@ -18,6 +18,17 @@ Name = tuple[str, ...]
 """A dotted key as its parts: ``("network", "mode")``."""
 
 
+NO_LIMIT = "none"
+SHARE = "share"
+LIMITS: Mapping[str, str] = {
+    "cpu": SHARE,
+    "memory": "75%",
+    "processes": "4096",
+    "disk": NO_LIMIT,
+}
+"""``[limits]``: what a session may use of the host when nothing else is said."""
+
+
 @record(frozen=True)
 class Defaults:
     """``[defaults]``: what a session is when nothing else is said."""
@@ -166,7 +177,7 @@ class Config:
     """Everything, after all layers.
 
     Attributes:
-        limits: of ``cpu``, ``memory``, ``processes``, ``disk`` those that are set.
+        limits: of ``cpu``, ``memory``, ``processes``, ``disk`` those that are not ``none``.
         environment: variables for the session, from the selected profile.
         profiles: the names that ``--profile`` takes, sorted.
     """

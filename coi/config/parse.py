@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from coi.config import kinds, schema
 from coi.config.kinds import Wrong
-from coi.config.model import Name
+from coi.config.model import LIMITS, Name
 from coi.config.text import dotted, printable
 from coi.errors import ConfigError
 
@@ -216,6 +216,7 @@ FLAGS: Mapping[str, str] = {
     "defaults.persistent": "--persistent",
     "tool.name": "--tool",
     "network.mode": "--network",
+    **{f"limits.{what}": f"--limit {what}" for what in LIMITS},
 }
 """The flags of the command line, for errors and origins."""
 

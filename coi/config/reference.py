@@ -26,7 +26,7 @@ name keeps the value it had, booleans included; arrays replace as a whole.
 4. `.coi.toml` in the workspace, as far as it is trusted
 5. the profile selected with `--profile NAME`
 6. the environment: `COI_` and the key, `.` as `_` (`COI_NETWORK_MODE=allowlist`)
-7. flags: `--image`, `--persistent`, `--tool`, `--network`
+7. flags: `--image`, `--persistent`, `--tool`, `--network`, `--limit KEY=VALUE`
 
 `coi config show` prints the result, `coi config show --origin` also where each
 value comes from, `--format json` for scripts. An unknown key, a wrong type or a
@@ -87,6 +87,19 @@ credentials = ["ANTHROPIC_API_KEY"]   # the key, and no login
 ```
 """
 
+_LIMITS = """
+`none` lifts a limit of coi's; what the Incus profile says holds then, and only then. They are
+set when a container is made and when a persistent one is started again. `--limit KEY=VALUE`,
+repeatable, wins over the configuration: `--limit memory=2GiB --limit processes=500`.
+
+A session that takes too much is stopped at its own walls: a process that wants memory beyond
+`memory` is killed, one beyond `processes` is not begun. What no limit holds: `/workspace` and
+other mounts are on the host's disk, and several sessions together may want more memory than
+there is. The disk limit of a persistent container is not lowered later. `disk` has no default,
+because a size stands for one pool: set it once for all containers with
+`incus profile device set default root size=20GiB`.
+"""
+
 _PROFILES = """
 ### [profiles.\\<name>]
 
@@ -120,8 +133,7 @@ def document() -> str:
     for key in schema.KEYS:
         table = key.name.rpartition(".")[0]
         if table != section:
-            if section == "tool":
-                lines += _TOOL.splitlines()
+            lines += {"tool": _TOOL, "limits": _LIMITS}.get(section, "").splitlines()
             section = table
             lines += ["", f"### [{table}]", ""]
             lines += ["| key | type | default | variable | unapproved | meaning |"]

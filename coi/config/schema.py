@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from coi.config import hosts, kinds, ports
 from coi.config.kinds import Kind
 from coi.config.model import (
+    LIMITS,
     Build,
     Defaults,
     IncusSettings,
@@ -161,10 +162,24 @@ KEYS: tuple[Key, ...] = (
         kinds.choice(*kinds.PROTECT_ACTIONS),
         "`restore` puts aside what has changed and brings back what was there; `report` names it.",
     ),
-    Key("limits.cpu", kinds.cpu_limit(), "CPUs of a session; empty: no limit of coi's."),
-    Key("limits.memory", kinds.size_limit(percent=True), "Memory; empty: no limit of coi's."),
-    Key("limits.processes", kinds.count_limit(), "Processes; empty: no limit of coi's."),
-    Key("limits.disk", kinds.size_limit(percent=False), "Root disk; empty: no limit of coi's."),
+    Key(
+        "limits.cpu",
+        kinds.cpu_limit(),
+        "CPUs of a session. `share` is all of them, at the weight of one service of the host "
+        "where both want more than there is; a number or a set has that weight too.",
+    ),
+    Key(
+        "limits.memory",
+        kinds.size_limit(percent=True),
+        "Memory, what is in its `/dev/shm` included; a percentage is of the host's.",
+    ),
+    Key("limits.processes", kinds.count_limit(), "Processes and threads."),
+    Key(
+        "limits.disk",
+        kinds.size_limit(percent=False),
+        "Root disk, the image's own files included; not on a `dir` pool, where Incus has no "
+        "quotas. `/workspace` and other mounts are the host's and not counted.",
+    ),
     Key("build.base", kinds.IMAGE, "The image that `coi build` starts from."),
     Key(
         "build.fallback",
@@ -225,6 +240,8 @@ def builtin(home: Path) -> dict[Name, Any]:
         value: Any = _SECTIONS.get(parts[0])
         if value is None:
             value = () if key.name == "mounts.default" else ""
+            if parts[0] == "limits":
+                value = LIMITS[parts[1]]
         else:
             for part in parts[1:]:
                 value = getattr(value, part)

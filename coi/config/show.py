@@ -7,7 +7,7 @@ from typing import Any
 
 from coi.config import schema
 from coi.config.layers import Loaded, Setting
-from coi.config.model import Mount, Name
+from coi.config.model import NO_LIMIT, Mount, Name
 from coi.config.text import dotted, printable, toml_value
 
 _COLUMN = 44  # where origins begin
@@ -22,7 +22,7 @@ def effective(loaded: Loaded) -> Iterator[tuple[Name, Any]]:
     for key in schema.KEYS:
         parts = key.parts
         if parts[0] == "limits":
-            yield parts, config.limits.get(parts[1], "")
+            yield parts, config.limits.get(parts[1], NO_LIMIT)
             continue
         value: Any = config
         for part in parts:

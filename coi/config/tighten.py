@@ -24,12 +24,13 @@ widening: a key with the value that already holds is never withheld.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from coi.config.kinds import CREDENTIALS, NETWORK_MODES, PROTECT_ACTIONS
-from coi.config.model import Name
+from coi.config.model import NO_LIMIT, SHARE, Name
 
 WITHHELD: Any = object()
 """Returned by a rule for a value that is not applied."""
@@ -90,9 +91,13 @@ def any_of_them(_current: Any, wanted: Any) -> Any:
 
 def fewer_cpus(current: Any, wanted: Any) -> Any:
     """may only be lowered; of a set of CPUs, to a part of it"""
-    if not wanted:
+    if wanted == NO_LIMIT:
         return WITHHELD
-    if not current:
+    if current == NO_LIMIT:
+        return wanted
+    if wanted == SHARE:
+        return WITHHELD
+    if current == SHARE:
         return wanted
     have, want = _cpus(current), _cpus(wanted)
     if isinstance(have, int):
@@ -102,12 +107,22 @@ def fewer_cpus(current: Any, wanted: Any) -> Any:
 
 def smaller(current: Any, wanted: Any) -> Any:
     """may only be lowered"""
-    if not wanted:
+    if wanted == NO_LIMIT:
         return WITHHELD
-    if not current:
+    if current == NO_LIMIT:
         return wanted
-    (have, have_percent), (want, want_percent) = _size(current), _size(wanted)
+    (have, have_percent), (want, want_percent) = size(current), size(wanted)
     return wanted if have_percent == want_percent and want < have else WITHHELD
+
+
+def less_memory(current: Any, wanted: Any) -> Any:
+    """may only be lowered"""
+    if current.endswith("%") and wanted != NO_LIMIT and not wanted.endswith("%"):
+        # What a percentage comes to is known on the daemon's own host alone.
+        pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        share = pages * page * int(current[:-1]) // 100
+        return wanted if size(wanted)[0] < share else WITHHELD
+    return smaller(current, wanted)
 
 
 UNTRUSTED: Mapping[str, Rule] = {
@@ -124,7 +139,7 @@ UNTRUSTED: Mapping[str, Rule] = {
     "protect.paths": more,
     "protect.on_change": restoring,
     "limits.cpu": fewer_cpus,
-    "limits.memory": smaller,
+    "limits.memory": less_memory,
     "limits.processes": smaller,
     "limits.disk": smaller,
 }
@@ -157,6 +172,8 @@ def admit(
         if name in current and same(wanted, current[name]):
             continue
         rule = rule_of(name)
+        if rule is less_memory and current.get(("incus", "remote")) != "local":
+            rule = smaller
         value = rule(current.get(name), wanted) if rule else WITHHELD
         if value is not WITHHELD:
             admitted[name] = value
@@ -173,7 +190,7 @@ def same(one: Any, other: Any) -> bool:
 _UNITS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 
 
-def _size(text: str) -> tuple[int, bool]:
+def size(text: str) -> tuple[int, bool]:
     """Bytes (or a plain number), and whether it is a percentage instead."""
     if text.endswith("%"):
         return int(text[:-1]), True

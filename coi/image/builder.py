@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from coi import __version__
 from coi.api import ImageContext
 from coi.errors import CoiError, Interrupted
+from coi.files import make_private
 from coi.image import dns
 from coi.image.base import Base, prepare
 from coi.image.container import (
@@ -167,7 +168,7 @@ class Builder:
         import fcntl
 
         directory = self.home / "locks"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(directory / f"build-{name}.lock", flags, 0o600)
         waited = False

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from coi.api import ImageContext
 from coi.errors import CoiError, UsageError
+from coi.files import make_private
 from coi.image.progress import Progress, clean, last_line
 from coi.image.recipe import Step
 from coi.image.signals import deferred
@@ -69,7 +70,7 @@ class Log:
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path = path
         self._progress = progress
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self.fd = os.open(path, flags, 0o600)
         self._start = 0

@@ -41,6 +41,10 @@ class PoolFullError(IncusError):
     """The storage pool has no space left."""
 
 
+class TooSmallError(IncusError):
+    """The root disk's limit is used up, or leaves no room for the image."""
+
+
 class DaemonUnreachableError(UnavailableError):
     """incusd does not answer on its socket."""
 
@@ -55,6 +59,9 @@ class PermissionDeniedError(UnavailableError):
 
 _ENDING_HINT = "it waits for what runs (incus operation list); try again once it is back"
 _DAEMON_HINT = "start it: sudo systemctl start incus  (without systemd: sudo ./install.sh --start)"
+NOT_BACKED_UP = "Failed to write backup file"
+"""Part of what a change of an instance says whose disk limit is used up: the daemon cannot write
+what `incus admin recover` would read there. The change is made all the same (measured)."""
 NOT_ENTERED = "Failed to retrieve PID of executing child process"
 """What the client says, and ends with 255, when the daemon could not fork into the container:
 seen in one of ten starts on a busy machine while the init inside sets itself up. Nothing has
@@ -123,11 +130,19 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         return DaemonUnreachableError(
             f"{brief}: the Incus daemon is shutting down", details=message, hint=_ENDING_HINT
         )
-    if "no space left on device" in low or "disk quota exceeded" in low:
+    if "disk quota exceeded" in low or "exceeds specified volume size" in low:
+        return TooSmallError(
+            f"{brief}: the disk limit is used up, or smaller than the image",
+            details=message,
+            hint="give it more: --limit disk=SIZE  (limits.disk in the configuration)",
+            code=code,
+        )
+    if "no space left on device" in low:
         return PoolFullError(
             f"{brief}: the storage pool is full",
             details=message,
-            hint="see `incus storage info default`, then free space: coi clean, incus image list",
+            hint="see `incus storage info default`, then free space: coi clean, incus image list; "
+            "or it is the container's own disk limit: --limit disk=SIZE",
             code=code,
         )
     if "image not provided for instance creation" in low or ("alias" in low and "not found" in low):

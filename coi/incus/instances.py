@@ -6,14 +6,15 @@ Shapes: https://linuxcontainers.org/incus/docs/main/rest-api-spec/ ; ``config``,
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
 from typing import Any
 
 from coi.incus.client import Client, Pending, segment
-from coi.incus.errors import NOT_ENTERED, MissingError
+from coi.incus.errors import NOT_BACKED_UP, NOT_ENTERED, MissingError, TooSmallError
 from coi.incus.process import Completed
 from coi.records import record
 
@@ -22,6 +23,7 @@ STOPPED = "Stopped"
 CONFIG_PREFIX = "user.coi."
 ENTER_DEADLINE = 30.0  # seconds to go on trying where a container could not be entered
 ENTER_POLL = 0.03  # seconds between two tries
+ROOM = 64 << 20  # bytes that an instance gets whose disk limit is used up
 CREATE_TIMEOUT = 300.0  # seconds; the first use of a fresh image unpacks it
 
 
@@ -149,25 +151,56 @@ class Instances:
             wait: until it is done; False returns once accepted (0.02 s).
         """
         body = {"action": action, "force": force, "timeout": timeout}
-        self.client.query(
-            "PUT",
-            f"{_path(name)}/state",
-            body=body,
-            wait=wait,
-            timeout=max(timeout, 0) + 120.0,
-            action=f"{action} {name}",
+        self._with_room(
+            name,
+            lambda: self.client.query(
+                "PUT",
+                f"{_path(name)}/state",
+                body=body,
+                wait=wait,
+                timeout=max(timeout, 0) + 120.0,
+                action=f"{action} {name}",
+            ),
         )
 
     def update(self, name: str, **changes: Any) -> None:
         """``PATCH``: merge config keys, devices, ephemeral, ..."""
-        self.client.query("PATCH", _path(name), body=changes, wait=True, action=f"change {name}")
+        self._with_room(
+            name,
+            lambda: self.client.query(
+                "PATCH", _path(name), body=changes, wait=True, action=f"change {name}"
+            ),
+        )
+
+    def _with_room(self, name: str, act: Callable[[], object]) -> None:
+        """Do something to an instance, and once more where its disk limit is used up: the
+        daemon's own notes are on that disk, and it neither changes, starts nor stops one that
+        is full (measured on btrfs). It is given a little more then, whatever its limit."""
+        try:
+            act()
+        except TooSmallError:
+            row = self.get(name)
+            roots = {n: d for n, d in row.expanded.items() if d.get("path") == "/" and "size" in d}
+            sizes = {device: bytes_of(found["size"]) for device, found in roots.items()}
+            if not sizes or None in sizes.values():
+                raise
+            devices = {
+                n: {**roots[n], "size": f"{(size or 0) + ROOM}B"} for n, size in sizes.items()
+            }
+            body = {"devices": devices}
+            self.client.query("PATCH", _path(name), body=body, wait=True, action=f"change {name}")
+            act()
 
     def remove_device(self, name: str, device: str) -> None:
         """Take away a device of the instance's own; a profile's of the name is seen again."""
-        self.client.run(
-            self.client.command("config", "device", "remove", self.client.name(name), device),
-            action=f"change {name}",
-        )
+        try:
+            self.client.run(
+                self.client.command("config", "device", "remove", self.client.name(name), device),
+                action=f"change {name}",
+            )
+        except TooSmallError as error:
+            if NOT_BACKED_UP not in error.details or device in self.get(name).devices:
+                raise  # it is made, where only the daemon's note of it failed
 
     def delete(self, name: str, *, wait: bool = True) -> None:
         """Delete a stopped instance."""
@@ -176,9 +209,12 @@ class Instances:
     def remove(self, name: str) -> None:
         """Stop at once if it runs and delete; nothing to do when it is gone."""
         with suppress(MissingError):
-            self.client.run(
-                self.client.command("delete", "--force", self.client.name(name)),
-                action=f"delete {name}",
+            self._with_room(
+                name,
+                lambda: self.client.run(
+                    self.client.command("delete", "--force", self.client.name(name)),
+                    action=f"delete {name}",
+                ),
             )
 
     def exec_args(
@@ -236,6 +272,18 @@ class Instances:
             if NOT_ENTERED not in done.error_text or time.monotonic() > deadline:
                 return done
             time.sleep(ENTER_POLL)
+
+
+_UNITS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
+
+
+def bytes_of(text: str) -> int | None:
+    """``20GiB``, ``5GB`` or ``1000`` in bytes, as Incus reads them; None for anything else."""
+    match = re.fullmatch(r"([0-9]{1,18})(?:([kKMGTPE]?)(i?)B)?", text)
+    if match is None:
+        return None
+    thousand = 1024 if match[3] else 1000
+    return int(int(match[1]) * thousand ** _UNITS[match[2] or ""])
 
 
 def _path(name: str) -> str:

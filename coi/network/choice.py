@@ -40,10 +40,18 @@ def choose(
     Raises:
         RefusedError: the backend that is asked for is not to be had here.
     """
+    name = parent(devices)
+    return decide(wanted, next((row for row in networks if row.name == name), None), profile)
+
+
+def decide(wanted: str, network: Network | None, profile: str) -> tuple[Backend, Network | None]:
+    """As :func:`choose`, of what is known; no call.
+
+    Args:
+        network: the profile's own NIC is on it.
+    """
     if wanted == "bridge":
         return "bridge", None
-    name = _own(nics(devices)).get("network")
-    network = next((row for row in networks if row.name == name), None)
     kind = network.type if network else "no network"
     if wanted == "nic":
         if network is None or kind != "bridge" or not network.managed:
@@ -54,6 +62,11 @@ def choose(
     if wanted == "ovn":
         raise _unfit(wanted, "an OVN network", profile, kind)
     return "bridge", None
+
+
+def parent(devices: Devices) -> str:
+    """The network that eth0 is on, '' where it is on none of Incus's."""
+    return _own(nics(devices)).get("network", "")
 
 
 def _own(found: Devices) -> Mapping[str, str]:

@@ -19,8 +19,13 @@ from coi.network.names import asked_by
 
 def swept(client: Client, scope: Scope) -> list[str]:
     """The names of what :func:`sweep` would remove now; two calls."""
-    found = set(_sweep_networks(Networks(client).all(), scope, lambda _name: True))
-    found |= {acl.name for acl in NetworkAcls(client).all() if _idle_acl(acl, scope, found)}
+    return unused(Networks(client).all(), NetworkAcls(client).all(), scope)
+
+
+def unused(networks: list[Network], acls: list[NetworkAcl], scope: Scope) -> list[str]:
+    """As :func:`swept`, of what was listed a moment ago."""
+    found = set(_sweep_networks(networks, scope, lambda _name: True))
+    found |= {acl.name for acl in acls if _idle_acl(acl, scope, found)}
     return sorted(found)
 
 

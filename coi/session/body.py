@@ -14,6 +14,7 @@ from coi.workspace.ownership import idmap
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from coi.session.limits import Limits
     from coi.workspace.directory import Workspace
     from coi.workspace.ownership import SessionUser
 
@@ -35,6 +36,7 @@ def instance_body(
     image: str,
     keys: Mapping[str, str],
     *,
+    limits: Limits,
     devices: Mapping[str, Mapping[str, str]] | None = None,
     ephemeral: bool = False,
 ) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def instance_body(
     Args:
         image: its alias.
         keys: further config keys, the ``user.coi.*`` ones among them.
+        limits: what it may use of the host.
         ephemeral: the daemon deletes it when it stops.
     """
     body: dict[str, Any] = {
@@ -50,8 +53,8 @@ def instance_body(
         "type": "container",
         "start": True,
         "source": {"type": "image", "alias": image},
-        "config": {**BASE_CONFIG, **keys},
-        "devices": dict(devices or {}),
+        "config": {**BASE_CONFIG, **limits.config, **keys},
+        "devices": {**(devices or {}), **limits.devices},
     }
     if ephemeral:
         body["ephemeral"] = True

@@ -90,6 +90,7 @@ def _claim_certain(
         running = next((row for row in _kept(engine, request, rows) if row.running), None)
     if running is not None:
         agree(running, request.network, engine.report)
+        request.limits.agree(running, engine.report)
         session = from_instance(engine, running, attached=True)
         session.lock.try_acquire()
         return session
@@ -318,11 +319,14 @@ def _reuse(
         undo.owe(session)
         try:
             keys, networks = request.ground.changes(row)
+            request = replace(request, limits=request.limits.onto(row, engine.report))
+            for device in request.limits.going(row):  # first: a full disk takes no other change
+                engine.instances.remove_device(row.name, device)
             fresh = _body(engine, request, session)
             stale = {name: {"type": "none"} for name in row.devices if name.startswith(_OURS)}
             engine.instances.update(
                 row.name,
-                config={**identity(session), **keys},
+                config={**identity(session), **request.limits.changes, **keys},
                 devices={**stale, **fresh["devices"], **networks},
             )
             for device in request.ground.going(row):
@@ -375,6 +379,7 @@ def _body(engine: Engine, request: StartRequest, session: Session) -> dict[str, 
         session.instance,
         request.image,
         {**identity(session), **request.ground.keys},
+        limits=request.limits,
         devices={**request.devices, **request.ground.devices, **guards},
     )
     return with_workspace(body, request.workspace, request.user, shift=request.shift)

@@ -23,6 +23,7 @@ from coi.workspace.directory import absolute
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
+    from coi.session.limits import Limits
     from coi.session.model import Engine
 
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -66,11 +67,14 @@ def check_name(name: str) -> str:
     return name
 
 
-def launch(engine: Engine, image: str, name: str, *, ephemeral: bool, network: Fencing) -> None:
+def launch(
+    engine: Engine, image: str, name: str, *, ephemeral: bool, network: Fencing, limits: Limits
+) -> None:
     """Create and start a container; it can be entered afterwards.
 
     Args:
         network: that is asked for.
+        limits: what it may use of the host.
 
     Raises:
         UsageError: a name or image that cannot be.
@@ -84,7 +88,12 @@ def launch(engine: Engine, image: str, name: str, *, ephemeral: bool, network: F
     def create(ground: Ground) -> Ground:
         keys = made_by_coi(CONTAINER, image=image, persistent="false" if ephemeral else "true")
         body = instance_body(
-            name, image, {**keys, **ground.keys}, devices=ground.devices, ephemeral=ephemeral
+            name,
+            image,
+            {**keys, **ground.keys},
+            limits=limits,
+            devices=ground.devices,
+            ephemeral=ephemeral,
         )
         try:
             engine.instances.create(body)

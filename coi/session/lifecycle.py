@@ -192,10 +192,17 @@ class Leftover:
     why: str
 
 
-def leftovers(engine: Engine, *, sessions: bool, everything: bool) -> list[Leftover]:
-    """What `coi clean` would take away: containers, stale locks, saved sessions."""
+def leftovers(
+    engine: Engine, *, sessions: bool, everything: bool, rows: list[Instance] | None = None
+) -> list[Leftover]:
+    """What `coi clean` would take away: containers, stale locks, saved sessions.
+
+    Args:
+        rows: all instances, where they were listed a moment ago.
+    """
     result: list[Leftover] = []
-    rows = engine.instances.all()
+    if rows is None:
+        rows = engine.instances.all()
     watch(engine.home, rows)
     removing = [r.name for r in rows if r.coi("state") == REMOVING and engine.attends(r)]
     if removing:  # most are on their way out

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coi.errors import CoiError
+from coi.files import make_private
 
 _POLL = 0.02  # seconds
 
@@ -33,7 +34,7 @@ class Lock:
         """Take the lock if nobody has it."""
         if self._fd is not None:
             return True
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self.path.parent)
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:

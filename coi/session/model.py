@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coi import __version__
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
 from coi.records import record
+from coi.session.limits import Limits
 from coi.session.locks import Lock, place_of
 from coi.session.network import Fencing, Ground
 from coi.workspace.ownership import SessionUser
@@ -81,6 +82,7 @@ class StartRequest:
         environment: from ``--env``.
         devices: further Incus devices (mounts, ports), by name.
         size: columns and lines of the terminal.
+        limits: what the session may use of the host.
         network: that is asked for.
         ground: what that has become (:func:`coi.session.claim.claim` sees to it).
         debug: a shell instead of the tool.
@@ -98,6 +100,7 @@ class StartRequest:
     image: str = "coi"
     environment: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
     network: Fencing = field(default_factory=Fencing)
     ground: Ground = field(default_factory=Ground)
     size: tuple[int, int] = (80, 24)

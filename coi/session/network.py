@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
 
 from coi.errors import CoiError, RefusedError
-from coi.incus.errors import AlreadyExistsError, ImageMissingError, PoolFullError
+from coi.incus.errors import AlreadyExistsError, ImageMissingError, PoolFullError, TooSmallError
 from coi.incus.instances import CONFIG_PREFIX
 from coi.records import record
 
@@ -27,7 +27,7 @@ _NONE = {"type": "none"}
 _KEYS = ("network", "network-backend", "network-acl", "network-masked", "policy")
 
 # Errors of a creation that say nothing about the network.
-_OTHERS = (AlreadyExistsError, ImageMissingError, PoolFullError)
+_OTHERS = (AlreadyExistsError, ImageMissingError, PoolFullError, TooSmallError)
 
 
 class Ground:

@@ -24,6 +24,7 @@ from coi.records import record
 from coi.session import guard, inside
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, NotBegunError, execute, header
+from coi.session.limits import Limits
 from coi.session.locks import place_of
 from coi.session.naming import workspace_id
 from coi.session.network import Fencing, Ground, on_ground
@@ -54,6 +55,7 @@ class RunRequest:
     Attributes:
         command: argv inside.
         environment: from ``--env`` and the profile.
+        limits: what the command may use of the host.
         network: that is asked for.
         timeout: seconds for the command, None for no limit.
         stdin: a file descriptor, None for nothing.
@@ -66,6 +68,7 @@ class RunRequest:
     shift: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
     network: Fencing = field(default_factory=Fencing)
     timeout: float | None = None
     terminal: str = "xterm-256color"
@@ -164,6 +167,7 @@ def _create(
             name,
             request.image,
             {**keys, **ground.keys},
+            limits=request.limits,
             devices={**request.devices, **ground.devices, **guards},
             ephemeral=True,
         ),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from coi.errors import CoiError, NotFoundError
-from coi.files import sync_directory, write_beside
+from coi.files import make_private, sync_directory, write_beside
 from coi.records import record
 from coi.session.naming import check_session_id
 
@@ -163,7 +163,7 @@ class Store:
         """
         directory = self.directory(tool, session_id)
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(directory)
             name = f"state-{secrets.token_hex(8)}.tar"
             fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:

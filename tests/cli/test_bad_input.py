@@ -47,6 +47,8 @@ INSTALLED = {
     "tool": (3, (*BACKGROUND, "--tool", "no-such")),
     "space": (2, ("shell", "--resume", ID)),
     "env": (2, (*BACKGROUND, "-e", "A=one\ntwo")),
+    "limit": (2, (*BACKGROUND, "--limit", "memory=lots")),
+    "no such limit": (2, (*BACKGROUND, "--limit", "swap=1GiB")),
     "usage": (2, ("--no-such-flag",)),
     "version": (0, ("version",)),
 }

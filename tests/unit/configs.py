@@ -62,10 +62,10 @@ VALUES: Mapping[str, st.SearchStrategy[Any]] = {
     "protect.enabled": st.booleans(),
     "protect.paths": st.lists(st.sampled_from([".git/hooks", ".vscode", ".npmrc"]), unique=True),
     "protect.on_change": st.sampled_from(["restore", "report"]),
-    "limits.cpu": st.sampled_from(["1", "2", "4", "0-1", "0-3", "1,3"]),
-    "limits.memory": st.sampled_from([*SIZES, "10%", "50%"]),
-    "limits.processes": st.sampled_from(["10", "200"]),
-    "limits.disk": st.sampled_from(list(SIZES)),
+    "limits.cpu": st.sampled_from(["1", "2", "4", "0-1", "0-3", "1,3", "share", "none"]),
+    "limits.memory": st.sampled_from([*SIZES, "10%", "50%", "none"]),
+    "limits.processes": st.sampled_from(["10", "200", "none"]),
+    "limits.disk": st.sampled_from([*SIZES, "none"]),
     "build.base": st.sampled_from(["images:ubuntu/22.04", "scratch"]),
     "build.fallback": st.sampled_from(["debian:bookworm", "debian:trixie"]),
     "build.tools": st.lists(TOOLS, unique=True),
@@ -106,7 +106,7 @@ def value_of(config: Config, key: str) -> Any:
     """The effective value in the form that a file says it in."""
     section, _, rest = key.partition(".")
     if section == "limits":
-        return config.limits.get(rest, "")
+        return config.limits.get(rest, "none")
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part)

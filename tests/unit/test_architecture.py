@@ -28,14 +28,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "coi.workspace": {"coi.config", "coi.errors"},
     "coi.tools": {"coi.api", "coi.config", "coi.errors"},
     "coi.network": {"coi.config", "coi.errors", "coi.files", "coi.incus"},
-    "coi.image": {"coi.api", "coi.config", "coi.errors", "coi.incus", "coi.tools"},
+    "coi.image": {
+        "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.tools",
+    },
     "coi.session": {
         "coi.api", "coi.config", "coi.errors", "coi.files", "coi.incus", "coi.network",
         "coi.tools", "coi.workspace",
     },
+    "coi.doctor": {"coi.config", "coi.errors", "coi.incus", "coi.network", "coi.session"},
     "coi.cli": {
-        "coi.api", "coi.config", "coi.errors", "coi.image", "coi.incus", "coi.network",
-        "coi.session", "coi.tools", "coi.workspace",
+        "coi.api", "coi.config", "coi.doctor", "coi.errors", "coi.image", "coi.incus",
+        "coi.network", "coi.session", "coi.tools", "coi.workspace",
     },
     "coi.testing": {"coi.api", "coi.errors", "coi.tools"},  # it looks at coi from outside
 }  # fmt: skip

@@ -39,7 +39,8 @@ def test_built_in_values(here: Place) -> None:
     assert config.incus == expected.incus
     assert config.build == expected.build
     assert config.mounts == expected.mounts
-    assert (dict(config.limits), dict(config.environment), config.profiles) == ({}, {}, ())
+    assert (dict(config.environment), config.profiles) == ({}, ())
+    assert config.limits == {"cpu": "share", "memory": "75%", "processes": "4096"}
     assert config.network.mode == "restricted"
     assert config.network.logging.path == here.coi_home / "logs" / "network.log"
     assert config.paths.storage_dir == here.home / ".coi" / "storage"
@@ -258,7 +259,7 @@ def test_variables(here: Place) -> None:
     assert loaded.config.defaults.max_slots == 3
     assert loaded.config.defaults.image == "coi"
     assert loaded.config.incus.code_uid == 1234
-    assert loaded.config.limits == {"cpu": "2"}
+    assert loaded.config.limits["cpu"] == "2"
     assert loaded.config.network.logging.enabled is True
     assert loaded.config.mounts.default == ()
     assert loaded.config.paths.storage_dir == Path("/srv/coi/storage")

@@ -9,7 +9,7 @@ from configs import VALUES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coi.config.kinds import cpu_limit
+from coi.config.kinds import Kind, count_limit, cpu_limit, size_limit
 from coi.config.parse import Layer, parse
 from coi.config.text import printable, toml_value
 from coi.errors import ConfigError
@@ -196,9 +196,16 @@ def test_repeated_entries_count_once() -> None:
     }
 
 
-@pytest.mark.parametrize("good", [2, "2", "0-3", "0,2", "0-1,4", ""])
+@pytest.mark.parametrize("good", [2, "2", "0-3", "0,2", "0-1,4", "share", "none"])
 def test_cpus(good: object) -> None:
     assert cpu_limit().check(good) == str(good)
+
+
+@pytest.mark.parametrize(
+    "kind", [cpu_limit(), count_limit(), size_limit(percent=True), size_limit(percent=False)]
+)
+def test_an_empty_limit_is_none(kind: Kind) -> None:
+    assert (kind.check(""), kind.check("none")) == ("none", "none")
 
 
 FRAGMENTS = st.sampled_from(

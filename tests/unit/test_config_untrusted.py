@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ def here(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def cpus(text: str) -> set[int] | int:
     if "-" not in text and "," not in text:
         return int(text)
@@ -33,6 +37,8 @@ def more_cpus(one: str, other: str) -> bool:
         return False
     if not one:
         return True
+    if "share" in (one, other):
+        return one != other and one == "share"
     a, b = cpus(one), cpus(other)
     if isinstance(b, int):
         return (a if isinstance(a, int) else len(a)) > b
@@ -42,7 +48,11 @@ def more_cpus(one: str, other: str) -> bool:
 def more(one: str, other: str) -> bool:
     if not other or one == other:
         return False
-    if not one or one.endswith("%") != other.endswith("%"):
+    if not one:
+        return True
+    if other.endswith("%") and not one.endswith("%"):
+        return SIZES[one] > MEMORY * int(other[:-1]) // 100
+    if one.endswith("%") != other.endswith("%"):
         return True
     if one.endswith("%"):
         return int(one[:-1]) > int(other[:-1])

@@ -80,3 +80,15 @@ def test_what_is_not_read(place: Path) -> None:
     assert read_private(target, 9) == b"one"
     place.chmod(0o777)
     assert read_private(target, 9) is None
+
+
+def test_all_that_is_missing_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        make_private(tmp_path / "coi" / "sessions-x" / "id")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "coi", tmp_path / "coi/sessions-x", tmp_path / "coi/sessions-x/id"]
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 3
+    assert tmp_path.stat().st_mode & 0o777 == 0o755, "what was there is left as it was"

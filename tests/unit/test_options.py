@@ -46,6 +46,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "env": (["--env", "A=1"], ["A=1"]),
     "storage": (["--storage", "/s"], "/s"),
     "mount": (["--mount", "/a:/b"], ["/a:/b"]),
+    "limit": (["--limit", "cpu=2"], ["cpu=2"]),
     "network": (["--network", "open"], "open"),
     "publish": (["--publish", "8080:80"], ["8080:80"]),
     "tool": (["--tool", "dummy"], "dummy"),
