@@ -2,7 +2,7 @@
 
 A start with a record takes no call before its instance is created, and one beside that
 (:meth:`Fence.verify`) before anything untrusted runs; a new policy takes 4 and
-0.8 seconds (a bridge; 5 and 1.4 where it has names, 4 and 0.2 on OVN). The order of a start::
+0.9 seconds (a bridge; 5 and 1.5 where it has names, 5 and 0.2 on OVN). The order of a start::
 
     fence = Fence(...)
     made = fence.recorded()
