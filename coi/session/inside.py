@@ -156,6 +156,14 @@ rc=$?; [ "$rc" -le 1 ] || exit "$rc"
 """
 )
 
+# No alternate screen, all lines scroll (which moves the cursor: it is kept), plain text that
+# replaces and wraps, a cursor, arrow keys as they are, no mouse, focus or paste reports; then
+# nothing below the cursor (xterm's "Control Sequences"; tmux knows them).
+_RESET = (
+    r"\033[?1049l\0337\033[r\033[?6l\0338\033[0m\033[4l\033[?7h\033[?25h\033[?1l\033>"
+    r"\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?1004l\033[?2004l\033[J"
+)
+
 _TMUX_CONF = """\
 set -g default-terminal "tmux-256color"
 set -g history-limit 50000
@@ -235,9 +243,14 @@ def launcher(command: Sequence[str] | None, *, attended: bool = True) -> bytes:
         lines += ["exec 3>&2 2>/dev/null", f"{shlex.join(command)} </dev/null 2>&3 3>&-"]
         lines += ["status=$?", "sleep 0.1", "exit $status"]
     elif command is not None:
+        # bash has nothing to say of how the tool ends. One that was killed leaves the terminal
+        # as it had it.
         lines += [
-            shlex.join(command),
+            "exec 3>&2 2>/dev/null",
+            f"{shlex.join(command)} 2>&3 3>&-",
             "status=$?",
+            "exec 2>&3 3>&-",
+            f"[ ! -t 1 ] || {{ stty sane; printf %b {shlex.quote(_RESET)}; }}",
             f"printf '\\n%s ended with exit code %s. This is a shell inside the container.\\n'"
             f' {name} "$status"',
             "printf 'sudo poweroff ends the session; Ctrl-b d leaves it running.\\n'",

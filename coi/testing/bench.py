@@ -191,7 +191,8 @@ class Bench:
         return found
 
     def leave(self, screen: Screen) -> None:
-        """Out of the tool, into the shell that follows."""
+        """Out of the tool, into the shell that follows; it may be at work on the last answer."""
+        screen.rest(AT_REST, timeout=self.setup.patience)
         if self.setup.exit.isprintable():
             self.type(screen, self.setup.exit)
         else:

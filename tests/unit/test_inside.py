@@ -22,6 +22,7 @@ from coi.incus.process import Runner
 from coi.network.hosts import with_hosts
 from coi.session import inside
 from coi.session.state import filter_stream
+from coi.testing.screen import Screen
 from coi.workspace.ownership import SessionUser
 
 SCRIPTS = {
@@ -162,6 +163,36 @@ def test_no_name_hides_the_others(name: str, tmp_path: Path) -> None:
 
 
 # -- the launcher --------------------------------------------------------------------------
+
+
+KILLED = r"""
+printf '\\033[?1049h\\033[2J\\033[3;9r\\033[?25l\\033[?1003h\\033[7mfirst\\n'
+printf '\\033[20;1Hbelow\\033[5;30H'
+stty raw -echo
+kill -KILL $$
+"""
+
+
+def test_a_tool_that_was_killed_leaves_no_terminal_behind(tmp_path: Path) -> None:
+    """It had the alternate screen, raw mode, lines that scroll, the mouse, no cursor."""
+    (tmp_path / ".coi").mkdir()
+    (tmp_path / ".coi" / "env").write_bytes(inside.environment_file({}))
+    launch = tmp_path / ".coi" / "launch"
+    launch.write_bytes(inside.launcher(["bash", "-c", KILLED]))
+    screen = Screen(
+        ["bash", "--norc", str(launch)],
+        cwd=tmp_path, environ={"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "xterm"},
+        become=lambda: None,
+    )  # fmt: skip
+    screen.expect(r"^bash ended with exit code 137\. This is a shell inside the container\.$")
+    screen.expect(r"^sudo poweroff ends the session; Ctrl-b d leaves it running\.$")
+    assert "Killed" not in screen.log
+    screen.line("stty -a | tr ' ' '\\n' | grep -cxE 'icanon;?|opost|onlcr|isig;?|echo'")
+    screen.expect("^5$")
+    modes: list[bytes] = re.findall(rb"\x1b\[\?(?:1003|25|1049)[hl]", screen.output)
+    assert modes[-3:] == [b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1003l"]
+    screen.line("exit")
+    screen.end()
 
 
 def launched(home: Path, command: list[str] | None, environment: dict[str, str]) -> bytes:
