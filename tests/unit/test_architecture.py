@@ -205,3 +205,9 @@ def test_no_package_depends_on_itself_through_others() -> None:
         free = {name for name in graph if name not in done and graph[name] <= done}
         assert free, f"a cycle among {sorted(set(graph) - done)}"
         done |= free
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest takes two of one name for one module, in a run of all of them."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("*.py")]
+    assert {n for n in names if names.count(n) > 1} <= {"conftest.py"}
