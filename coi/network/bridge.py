@@ -27,6 +27,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from time import monotonic, sleep
 
 from coi.errors import CoiError, RefusedError
+from coi.incus.acls import NetworkAcl, NetworkAcls
 from coi.incus.client import Client, Pending
 from coi.incus.errors import AlreadyExistsError
 from coi.incus.instances import CONFIG_PREFIX
@@ -102,7 +103,7 @@ def ensure(
 ) -> Attachment:
     """The policy's bridge and ACL, made or found right.
 
-    Two calls where they are not there, and three with names: the ACL is made while the
+    Three calls where they are not there, and four with names: the ACL is made while the
     daemon makes the network of the names. Two where they are right.
 
     Args:
@@ -178,6 +179,7 @@ class _Bridge:
 
     def _create(self, there: list[Network]) -> Attachment:
         used = self.host.subnets | _incus_subnets(there)
+        acl: NetworkAcl | None = None
         held: IPv4Address | None = None  # the gateway that the ACL is for
         with ExitStack() as undo:
 
@@ -185,8 +187,8 @@ class _Bridge:
                 nonlocal held
                 if gateway == held:
                     return
-                wanted, first = self._rules(gateway), held is None
-                if hold_acl(self.client, self.name, self._tags(), wanted, new=first):
+                wanted, new = self._rules(gateway), held is None and acl is None
+                if hold_acl(self.client, self.name, self._tags(), wanted, new=new):
                     undo.callback(drop_acl, self.client, self.name)
                 held = gateway
 
@@ -196,6 +198,9 @@ class _Bridge:
                     hold(subnet[1])
 
             try:
+                # First: Incus 6.0.4 has a restricted certificate make what it may neither
+                # look at nor delete.
+                acl = NetworkAcls(self.client).find(self.name)
                 resolver = None
                 if self.policy.domains:
                     resolver = self._create_names(there, used, undo, meanwhile)

@@ -1,8 +1,8 @@
 """The network of sessions: what a start, a refresh and a sweep need of it.
 
 A start with a record takes no call before its instance is created, and one beside that
-(:meth:`Fence.verify`) before anything untrusted runs; a new policy takes 4 and
-0.9 seconds (a bridge; 5 and 1.5 where it has names, 5 and 0.2 on OVN). The order of a start::
+(:meth:`Fence.verify`) before anything untrusted runs; a new policy takes 5 and
+0.9 seconds (a bridge; 6 and 1.5 where it has names, 5 and 0.2 on OVN). The order of a start::
 
     fence = Fence(...)
     made = fence.recorded()

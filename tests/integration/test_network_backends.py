@@ -43,7 +43,7 @@ def test_made_once_then_at_most_one_call(box: World) -> None:
     fence = box.fence()
     assert fence.recorded() is None
     made = fence.prepare()
-    assert calls(box) == 5  # profile and networks; names, ACL, bridge
+    assert calls(box) == 6  # profile and networks; a look at the ACL; names, ACL, bridge
     assert box.objects() == ["acl", "network", "network"]
     before = calls(box)
     again = box.fence()
