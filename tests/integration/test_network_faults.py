@@ -259,7 +259,7 @@ def test_a_daemon_that_is_restarted(
     before = effective()
     half = [
         faulty.begin("waits", count, "allowlist", way, f"{PUBLIC},203.0.113.{count}")
-        for way, count in {"run": 6, "slot": 7, "shell": 8}.items()
+        for way, count in {"run": 4, "slot": 5, "shell": 6}.items()
     ]
     for _, calls in half:
         wait_for(calls.with_suffix(".waits").exists, what="coi to come that far")
