@@ -132,7 +132,10 @@ class Fence:
             devices = self._profile()
         finally:
             listing.settle()
-        networks = parsed(listing.result())
+        try:
+            networks = parsed(listing.result())
+        except CoiError as error:
+            raise refusal(error, "look at networks here") from error
         backend, network = choose(self.backend, self.profile, devices, networks)
         name = self.scope.name(self.policy, backend, network.name if network else "")
         if network is None:
