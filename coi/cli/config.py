@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coi.cli.options import Command, Group, context_of
+from coi.cli.options import Command, Group, check_format, context_of
 from coi.errors import UsageError
 
 app = typer.Typer(cls=Group, add_completion=False)
@@ -34,8 +34,7 @@ def show(
     from coi.config.show import as_data, as_text
 
     context = context_of(ctx)
-    if format_ not in ("text", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    check_format(format_, "text", "json")
     loaded = context.load()
     if format_ == "json":
         context.output.data(as_data(loaded, origin=origin))

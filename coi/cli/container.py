@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from coi.cli.context import parse_environment
-from coi.cli.options import Command, Group, context_of
+from coi.cli.options import Command, Group, check_format, context_of
 from coi.errors import UsageError
 
 app = typer.Typer(cls=Group, help="Launch, start, stop, enter single containers.")
@@ -206,8 +206,8 @@ def exec_(
     from coi.session.terminal import terminal_name
 
     context = context_of(ctx)
-    if format_ is not None and format_ not in ("json", "raw"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format json or --format raw")
+    if format_ is not None:
+        check_format(format_, "json", "raw")
     if format_ is not None and not capture:
         raise UsageError("invalid format: --format needs --capture")
     if tty and capture:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coi.cli.options import Command, context_of
-from coi.errors import FAILED, UNAVAILABLE, CoiError, ConfigError, UsageError
+from coi.cli.options import Command, check_format, context_of
+from coi.errors import FAILED, UNAVAILABLE, CoiError, ConfigError
 
 if TYPE_CHECKING:
     from coi.cli.context import Context
@@ -36,8 +36,7 @@ def doctor(
     from coi.doctor.report import as_data, worst
 
     context = context_of(ctx)
-    if format_ not in ("text", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    check_format(format_, "text", "json")
     facts = gather(context)
     checks = examine(facts)
     if format_ == "json":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from coi.cli.context import Context
-from coi.cli.options import Command, Group, context_of
+from coi.cli.options import Command, Group, check_format, context_of
 from coi.errors import CoiError, NotFoundError, UsageError
 
 app = typer.Typer(cls=Group, no_args_is_help=True)
@@ -59,8 +59,7 @@ def images(
 def _list(context: Context, everything: bool, prefix: str | None, format_: str) -> None:
     from coi.incus.images import Images
 
-    if format_ not in ("table", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format table or --format json")
+    check_format(format_, "table", "json")
     rows: list[dict[str, Any]] = []
     for found in Images(context.client).all():
         own = any(key.startswith("coi.") for key in found.properties)

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from coi.cli.options import Command, context_of
-from coi.errors import NotFoundError, UsageError
+from coi.cli.options import Command, check_format, context_of
+from coi.errors import NotFoundError
 
 app = typer.Typer()
 
@@ -29,8 +29,7 @@ def info(
     from coi.session.store import Store
 
     context = context_of(ctx)
-    if format_ not in ("text", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    check_format(format_, "text", "json")
     store = Store(context.home)
     saved = (
         store.find(session_id)

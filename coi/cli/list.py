@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from coi.cli.context import Context
-from coi.cli.options import Command, context_of
+from coi.cli.options import Command, check_format, context_of
 from coi.cli.output import one_line
-from coi.errors import UsageError
 
 app = typer.Typer()
 
@@ -27,8 +26,7 @@ def list_(
     Example: coi list --format json
     """
     context = context_of(ctx)
-    if format_ not in ("text", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    check_format(format_, "text", "json")
     data = collect(context, saved=everything)
     if format_ == "json":
         context.output.data(data)

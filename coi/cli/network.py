@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coi.cli.options import Command, Group, context_of
-from coi.errors import NotFoundError, UsageError
+from coi.cli.options import Command, Group, check_format, context_of
+from coi.errors import NotFoundError
 
 if TYPE_CHECKING:
     from coi.cli.context import Context
@@ -19,8 +19,7 @@ Format = Annotated[str, typer.Option("--format", metavar="text|json", help="How 
 
 
 def _checked(format_: str) -> bool:
-    if format_ not in ("text", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    check_format(format_, "text", "json")
     return format_ == "json"
 
 

@@ -256,6 +256,17 @@ def _lacks_command(words: Sequence[str], options: Sequence[Any]) -> bool:
     return True
 
 
+def check_format(value: str, *known: str) -> None:
+    """See that ``--format`` is one of those that there are.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if value not in known:
+        hint = " or ".join(f"--format {name}" for name in known)
+        raise UsageError(f"invalid format {value!r}", hint=hint)
+
+
 def context_of(ctx: typer.Context) -> Context:
     """The Context of the command that is running."""
     context = ctx.find_root().obj

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coi.cli.options import Command, Group, context_of
-from coi.errors import UsageError
+from coi.cli.options import Command, Group, check_format, context_of
 
 if TYPE_CHECKING:
     from coi.session.settlement import Quarantine
@@ -33,8 +32,7 @@ def list_(
     from coi.session.settlement import all_of
 
     context = context_of(ctx)
-    if format_ not in ("text", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    check_format(format_, "text", "json")
     found = all_of(context.home)
     if format_ == "json":
         context.output.data(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coi.cli.options import Command, context_of
+from coi.cli.options import Command, check_format, context_of
 from coi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def run(
     from coi.cli.streams import checked_argv
 
     context = context_of(ctx)
-    if format_ not in ("pretty", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format pretty or --format json")
+    check_format(format_, "pretty", "json")
     if prompt is not None and command:
         raise UsageError(
             "--prompt and a COMMAND exclude each other",

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coi.cli.options import Command, Group, context_of
-from coi.errors import UsageError
+from coi.cli.options import Command, Group, check_format, context_of
 
 app = typer.Typer(cls=Group, help="List sessions' terminals, type into them, read them.")
 
@@ -29,8 +28,7 @@ def list_(
     from coi.session import tmux
 
     context = context_of(ctx)
-    if format_ not in ("text", "json"):
-        raise UsageError(f"invalid format {format_!r}", hint="--format text or --format json")
+    check_format(format_, "text", "json")
     found = tmux.sessions(context.engine)
     if format_ == "json":
         context.output.data([asdict(item) for item in found])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coi.cli.options import Command, Group, context_of
+from coi.cli.options import Command, Group, check_format, context_of
 from coi.errors import CoiError, ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def list_tools(ctx: typer.Context, format_: _Format = "text") -> None:
 
     Example: coi tool list
     """
-    _check_format(format_)
+    check_format(format_, "text", "json")
     context = context_of(ctx)
     found = context.manager.tools
     problems = context.manager.problems
@@ -66,7 +66,7 @@ def info(
 
     Example: coi tool info claude
     """
-    _check_format(format_)
+    check_format(format_, "text", "json")
     context = context_of(ctx)
     context.manager.get(name)  # raises with the names there are
     registered = context.manager.tools[name]
@@ -245,8 +245,3 @@ def _with(text: str, *notes: str | None) -> str:
 
 def _home(path: str) -> str:
     return path if path.startswith("/") else f"~/{path}"
-
-
-def _check_format(value: str) -> None:
-    if value not in ("text", "json"):
-        raise UsageError(f"invalid format {value!r}", hint="--format text or --format json")
