@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from coi.errors import CoiError, RefusedError
 from coi.incus.errors import MissingError
+from coi.session.baseline import Kept, Record, opened, records
 from coi.session.body import workspace_device
-from coi.session.record import Kept, Record, opened, records
 from coi.workspace.directory import INSIDE
 
 if TYPE_CHECKING:

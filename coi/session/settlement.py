@@ -15,7 +15,7 @@ from coi.config.text import printable
 from coi.errors import CoiError, NotFoundError
 from coi.files import make_private, read_private, replace_file
 from coi.records import record
-from coi.session.record import Record, opened
+from coi.session.baseline import Record, opened
 from coi.workspace.aside import Aside, Item, undo
 from coi.workspace.fingerprint import FILE, Entry, LimitError
 from coi.workspace.protect import Change, Unread, changes, plan, take

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coi.config.model import Protect
 from coi.errors import CoiError, NotFoundError
-from coi.session.record import Kept, opened, records
+from coi.session.baseline import Kept, opened, records
 from coi.session.settlement import all_of, find, keep, settled
 from coi.workspace import fingerprint
 from coi.workspace.protect import copies, lay, plan, take
