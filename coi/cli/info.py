@@ -26,16 +26,12 @@ def info(
 
     Example: coi info
     """
-    from coi.session.store import Store
+    from coi.session.store import Store, rank
 
     context = context_of(ctx)
     check_format(format_, "text", "json")
     store = Store(context.home)
-    saved = (
-        store.find(session_id)
-        if session_id
-        else max(store.all(), key=lambda s: s.saved_at, default=None)
-    )
+    saved = store.find(session_id) if session_id else max(store.all(), key=rank, default=None)
     if saved is None:
         raise NotFoundError("no saved sessions", hint="coi shell starts one")
     data: dict[str, Any] = {

@@ -37,8 +37,9 @@ def list_(
 def collect(context: Context, *, saved: bool) -> dict[str, Any]:
     """The listing, as its JSON form."""
     from coi.session.body import CONTAINER, RUN
-    from coi.session.finish import recover
     from coi.session.model import is_session, number
+    from coi.session.recover import recover
+    from coi.session.store import rank
 
     engine = context.engine
     rows = engine.instances.all(state=True)
@@ -65,7 +66,7 @@ def collect(context: Context, *, saved: bool) -> dict[str, Any]:
     ]
     data: dict[str, Any] = {"active_containers": active}
     if saved:
-        sessions = sorted(engine.store.all(), key=lambda s: s.saved_at, reverse=True)
+        sessions = sorted(engine.store.all(), key=rank, reverse=True)
         data["saved_sessions"] = [
             {
                 "id": s.id,

@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +37,7 @@ class SavedSession:
         saved_at: RFC 3339, UTC.
         state: the name of the state file in ``path``, '' when there is none.
         size: bytes of state.
+        order: later saves have higher numbers, whatever the clock said then.
         path: the session's directory.
     """
 
@@ -53,6 +54,7 @@ class SavedSession:
     image: str = ""
     version: str = ""
     slot: int = 0
+    order: int = 0
     format: int = FORMAT
     skipped: tuple[tuple[str, str], ...] = field(default_factory=tuple)
 
@@ -92,7 +94,17 @@ class SavedSession:
             isinstance(v, str) for v in (saved.id, saved.tool, saved.workspace, saved.saved_at)
         ):
             raise ValueError("a name is not text")
+        if not isinstance(saved.order, int):
+            raise ValueError("the order is no number")  # noqa: TRY004
         return saved
+
+
+def rank(saved: SavedSession) -> tuple[int, str]:
+    """What saved sessions are sorted by: the later it was saved, the higher.
+
+    The time alone is what the clock said, which may have jumped since.
+    """
+    return saved.order, saved.saved_at
 
 
 class Store:
@@ -122,12 +134,12 @@ class Store:
     def latest(self, workspace: Path, *, tool: str | None = None) -> SavedSession | None:
         """The session of a workspace that was saved last; no other workspace's."""
         own = (s for s in self.all(tool=tool) if s.workspace == str(workspace))
-        return max(own, key=lambda s: s.saved_at, default=None)
+        return max(own, key=rank, default=None)
 
     def of_container(self, container: str, tool: str) -> SavedSession | None:
         """The session that was saved last from a container."""
         own = (s for s in self.all(tool=tool) if s.container == container)
-        return max(own, key=lambda s: s.saved_at, default=None)
+        return max(own, key=rank, default=None)
 
     def find(self, session_id: str) -> SavedSession:
         """A session by its id, of any workspace and tool.
@@ -168,7 +180,7 @@ class Store:
             fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise _disk_error(error) from error
-        pending = Pending(directory, name, os.fdopen(fd, "wb"))
+        pending = Pending(self, directory, name, os.fdopen(fd, "wb"))
         try:
             yield pending
         except OSError as error:
@@ -180,7 +192,8 @@ class Store:
 class Pending:
     """A save under way."""
 
-    def __init__(self, directory: Path, name: str, file: IO[bytes]) -> None:
+    def __init__(self, store: Store, directory: Path, name: str, file: IO[bytes]) -> None:
+        self._store = store
         self.directory = directory
         self.name = name
         self.file = file
@@ -195,6 +208,7 @@ class Pending:
         """
         self.file.flush()
         os.fsync(self.file.fileno())
+        saved = replace(saved, order=1 + max((s.order for s in self._store.all()), default=0))
         text = json.dumps(saved.to_json(), indent=2, sort_keys=True) + "\n"
         temporary = write_beside(self.directory / METADATA, text.encode())
         try:

@@ -8,10 +8,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coi.errors import CoiError, NotFoundError, UsageError
 from coi.session.naming import new_session_id
@@ -294,6 +297,26 @@ def test_latest_is_of_this_workspace_and_tool(store: Store) -> None:
     assert len(list(store.all(tool="other"))) == 1
 
 
+@given(stamps=st.lists(st.datetimes(), min_size=1, max_size=6))
+def test_the_latest_is_what_was_saved_last_whatever_the_clock_said(
+    stamps: list[datetime], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = Store(tmp_path_factory.mktemp("home"))
+    for stamp in stamps:
+        saved = save(store, b"x", session=new_session_id(), at=stamp.isoformat())
+        assert store.latest(WORKSPACE, tool="dummy") == saved
+        assert store.of_container(saved.container, "dummy") == saved
+
+
+def test_a_save_of_before_there_was_an_order_comes_before(store: Store) -> None:
+    old = save(store, b"x", session=new_session_id(), at="2099")
+    data = old.to_json()
+    del data["order"]
+    (old.path / METADATA).write_text(json.dumps(data))
+    new = save(store, b"x", session=new_session_id(), at="2026")
+    assert store.latest(WORKSPACE) == new
+
+
 BROKEN: dict[str, str] = {
     "empty": "",
     "not JSON": "{",
@@ -306,6 +329,8 @@ BROKEN: dict[str, str] = {
     ' "saved_at": "s", "state": "../../etc/passwd"}',
     "skipped is a number": '{"id": "i", "tool": "d", "workspace": "w", "container": "c",'
     ' "saved_at": "s", "skipped": 5}',
+    "order is text": '{"id": "i", "tool": "d", "workspace": "w", "container": "c",'
+    ' "saved_at": "s", "order": "5"}',
     "state is a number": '{"id": "i", "tool": "d", "workspace": "w", "container": "c",'
     ' "saved_at": "s", "state": 5}',
     "not UTF-8": "\udcff",
