@@ -7,12 +7,17 @@ docs/commands.md). Anything else that escapes is a bug of coi.
 
 from __future__ import annotations
 
+import errno
+
 FAILED = 1
 USAGE = 2
 NOT_FOUND = 3
 UNAVAILABLE = 4
 REFUSED = 5
 INTERRUPTED = 130
+
+# What a file system says that is full, read-only or broken: errno(3).
+FAILING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 class CoiError(Exception):
@@ -81,3 +86,15 @@ class Interrupted(BaseException):
         self.brief = brief
         self.details = details
         self.hint = hint
+
+
+def disk_error(error: OSError) -> CoiError | None:
+    """The error for a file that the system refuses, None where that is not what it is."""
+    if error.errno not in FAILING | {errno.EACCES, errno.EPERM}:
+        return None
+    where = f" {error.filename}" if error.filename else ""
+    return CoiError(
+        f"cannot read or write{where}",
+        details=error.strerror or "",
+        hint="free space, or mend its permissions; COI_HOME names another place than ~/.coi",
+    )

@@ -32,10 +32,11 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     from coi.cli.place import network_of
     from coi.incus.shield import shielded
     from coi.session.attach import converse, shell
-    from coi.session.finish import Outcome, finish, recover
+    from coi.session.finish import Outcome, finish
     from coi.session.model import from_instance, is_headless, is_session
     from coi.session.naming import instance_name
     from coi.session.network import agree
+    from coi.session.recover import recover
     from coi.session.terminal import need_terminal
     from coi.workspace.directory import absolute
 
@@ -43,7 +44,8 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     if name is None and context.slot:
         name = instance_name(engine.prefix, absolute(context.workspace), context.slot)
     rows = engine.instances.all()
-    recover(engine, rows)
+    gone = recover(engine, rows)
+    rows = [row for row in rows if row.name not in gone]
     active = [row for row in rows if row.running and is_session(row) and engine.attends(row)]
     if name is not None:
         active = [row for row in active if row.name == name]

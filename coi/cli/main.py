@@ -10,7 +10,7 @@ import typer
 from coi.cli.context import Context
 from coi.cli.options import Root, global_parameters
 from coi.cli.signals import handle
-from coi.errors import CoiError, Interrupted, UsageError
+from coi.errors import CoiError, Interrupted, UsageError, disk_error
 
 # The classes that typer's own parser raises (its click is a part of typer since 0.26).
 _ParserUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -90,7 +90,8 @@ def run(argv: list[str]) -> int:
         if os.environ.get("COI_DEBUG"):
             raise
         context.output.error(
-            CoiError(
+            (disk_error(error) if isinstance(error, OSError) else None)
+            or CoiError(
                 f"coi met something it does not handle: {type(error).__name__}",
                 details=str(error),
                 hint="COI_DEBUG=1 shows where; please report it",

@@ -37,7 +37,7 @@ class Load:
 
     Attributes:
         state: the saved state's tar, which comes first.
-        packed: a tar of everything else; the launcher is its last file.
+        packed: a tar of everything else; the last file says that all is there.
     """
 
     state: Path | None
@@ -92,6 +92,7 @@ def load(engine: Engine, session: Session, request: StartRequest) -> Load:
         engine.report(notice)
     files = [(file.path, file.data, file.mode) for file in prepared.files]
     files += inside.files_for(
+        session.id,
         {"IS_SANDBOX": "1", **prepared.environment, **given},
         None if request.debug else prepared.command,
         attended=not request.prompt,
@@ -234,6 +235,7 @@ class Starting:
             exit_code, text = self._ended(session)
         if exit_code == 0:
             self.succeeded = True
+            session.begins()
             return
         if exit_code == inside.NO_TOOL:
             raise no_tool(engine, session)

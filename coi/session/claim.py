@@ -230,7 +230,7 @@ def _claim_new(
 
 def _listed(engine: Engine, *, but: str = "") -> list[Instance]:
     """All instances, once the sessions that nobody attends to are recovered."""
-    from coi.session.finish import recover
+    from coi.session.recover import recover
 
     rows = [row for row in engine.instances.all() if row.name != but]
     gone = recover(engine, rows)

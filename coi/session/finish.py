@@ -1,14 +1,12 @@
 """The end of a session: save its state, then let the instance go or keep it.
 
-Nothing that is not saved is ever deleted. A session whose coi was killed is
-finished by the next coi that sees its instance stopped.
+Nothing that is not saved is ever deleted.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timezone
 from enum import Enum
@@ -22,18 +20,13 @@ from coi.incus.instances import Instance
 from coi.incus.process import read_all
 from coi.incus.shield import shielded
 from coi.session import guard, inside
-from coi.session.body import RUN
 from coi.session.inside import Saving
 from coi.session.model import (
     REMOVING,
     SAVED,
     Engine,
     Session,
-    from_instance,
-    is_headless,
-    is_session,
 )
-from coi.session.network import watch
 from coi.session.state import (
     EXCLUDED,
     MAX_FILE,
@@ -61,6 +54,10 @@ class Outcome(Enum):
 
 class StoppingError(CoiError):
     """The instance is shutting down: its state can be read once it has stopped."""
+
+
+class NotBegunError(CoiError):
+    """The session's start was cut off: what is in the home is not its state."""
 
 
 class ExecFailedError(CoiError):
@@ -98,7 +95,6 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
                     raise
                 continue
         else:
-            engine.report("Session data saved")
             if how is not Saving.RUNNING:
                 engine.report("Container removed")
                 return Outcome.REMOVED
@@ -148,7 +144,6 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
         with shielded(), suppress(CoiError):
             instances.set_state(session.instance, "stop", force=True)
         raise
-    engine.report("Session data saved")
     if keep:
         instances.set_state(session.instance, "stop", force=True)
         devices = guard.given_back(engine, session.id)
@@ -221,23 +216,34 @@ def save_running(
     stopping_is_final: bool = True,
     how: Saving = Saving.RUNNING,
 ) -> SavedSession | None:
-    """Save the state of a running instance.
+    """Save the state of a running instance, and say what has come of it.
 
     Args:
         stopping_is_final: an instance that shuts down is not read.
         how: what else is done inside.
 
     Returns:
-        what was saved; None when there was nothing and nothing was saved before.
+        what was saved; None when there was nothing and nothing was saved before, or
+        the session's start was cut off.
 
     Raises:
         StoppingError: it is shutting down.
         CoiError: the state could not be read or written; the previous save stands.
     """
+    try:
+        saved = _save(engine, session, final=stopping_is_final, how=how)
+    except NotBegunError as error:
+        engine.report(f"{error.brief}: there is nothing to save of it")
+        return None
+    engine.report("Session data saved")
+    return saved
+
+
+def _save(engine: Engine, session: Session, *, final: bool, how: Saving) -> SavedSession | None:
     store = engine.store
     with store.writing(session.tool.name, session.id) as pending:
-        summary = _read_state(engine, session, pending.file, final=stopping_is_final, how=how)
-        if summary is None or (not summary.files and not pending.earlier):
+        summary = _read_state(engine, session, pending.file, final=final, how=how)
+        if not summary.files and not pending.earlier:
             return None
         return pending.commit(
             SavedSession(
@@ -261,16 +267,16 @@ def save_running(
 
 def _read_state(
     engine: Engine, session: Session, target: IO[bytes], *, final: bool, how: Saving
-) -> Summary | None:
+) -> Summary:
     """Stream the state out of the instance and through the filter into ``target``.
 
-    Returns:
-        what it is; None where there is none because no tool was started.
+    Raises:
+        NotBegunError: what the session needs has not all arrived inside.
     """
     tool = session.tool
     args = engine.instances.exec_args(
         session.instance,
-        inside.save(session.user, tool.state, max_file=MAX_FILE, how=how),
+        inside.save(session.user, session.id, tool.state, max_file=MAX_FILE, how=how),
         cwd="/",
     )
     problem: StateError | None = None
@@ -306,8 +312,8 @@ def _read_state(
         os.close(errors)
     if exit_code == inside.STOPPING and final:
         raise StoppingError(f"{session.instance} is shutting down")
-    if exit_code == inside.NOT_BEGUN and how is Saving.BEGUN:
-        return None
+    if exit_code == inside.NOT_BEGUN:
+        raise NotBegunError(f"{session.instance} has not begun with {session.id}")
     if isinstance(problem, StateLimitError) or (problem and exit_code == 0):
         raise problem
     if exit_code != 0:
@@ -319,65 +325,6 @@ def _read_state(
             hint=f"the container is kept: coi attach {session.instance} --bash",
         )
     return summary
-
-
-def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
-    """Finish the sessions whose coi is gone and whose instance has stopped, and go on
-    with keeping the rules of network policies right.
-
-    Args:
-        rows: all instances, as listed a moment ago.
-
-    Returns:
-        the names of the instances that are no more.
-    """
-    rows = list(rows)
-    watch(engine.home, rows)
-    gone: set[str] = set()
-    for row in rows:
-        if row.coi("state") == RUN:
-            from coi.session.run import over
-
-            gone |= {row.name} if over(engine, row) else set()
-            continue
-        alone = row.running and is_headless(row)  # if nobody has its lock
-        if not (row.stopped or alone) or not engine.attends(row):
-            continue
-        lock = engine.lock(row.name)
-        if row.coi("state") == REMOVING:
-            with suppress(CoiError):
-                engine.instances.remove(row.name)
-                gone.add(row.name)
-            continue
-        if not is_session(row) or row.coi("state") == SAVED or not lock.try_acquire():
-            continue
-        removed = False
-        try:
-            removed = _recover(engine, row)
-        except MissingError:
-            removed = True  # somebody else was faster
-        except CoiError as error:
-            engine.report(f"Could not recover {row.name}: {error.brief}; it is kept")
-        finally:
-            lock.release(remove=removed)
-        if removed:
-            gone.add(row.name)
-    guard.sweep(engine, [row for row in rows if row.name not in gone])
-    return gone
-
-
-def _recover(engine: Engine, row: Instance) -> bool:
-    """Finish one whose lock was free; whether its instance is no more."""
-    if row.running:  # its coi may have ended it since the instances were listed
-        now = engine.instances.find(row.name)
-        if now is None or not is_session(now) or now.coi("session-id") != row.coi("session-id"):
-            return True
-    engine.report(f"Recovering session {row.coi('session-id')} of {row.name}")
-    session = from_instance(engine, row, attached=False)
-    if row.running:
-        return finish(engine, session, how=Saving.BEGUN) is not Outcome.KEPT
-    keep = row.coi("persistent") == "true"
-    return finish_stopped(engine, session, keep=keep) is Outcome.REMOVED
 
 
 def _wait_stopped(engine: Engine, name: str, deadline: float) -> Instance | None:

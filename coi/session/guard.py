@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coi.errors import CoiError, RefusedError
+from coi.errors import FAILING, CoiError, RefusedError, disk_error
 from coi.incus.errors import MissingError
 from coi.session.baseline import Kept, Record, opened, records
 from coi.session.body import workspace_device
@@ -99,6 +99,8 @@ def begin(engine: Engine, source: Path, token: str, instance: str, *, shift: boo
             hint="leave it out: [protect] paths in the user's configuration",
         ) from error
     except OSError as error:
+        if error.errno in FAILING:  # coi's own disk, then
+            raise disk_error(error) or error from error
         raise RefusedError(
             "cannot protect the workspace",
             details=f"{error.filename or source}: {error.strerror or error}",
@@ -159,8 +161,7 @@ def settle(engine: Engine, token: str) -> None:
     said, and the next coi tries again."""
     try:
         with _of(engine, token) as record:
-            if record is not None:
-                _compare(engine, record, token)
+            if record is not None and _compare(engine, record, token):
                 record.forget(token)
     except (CoiError, OSError) as error:
         engine.warn(f"Cannot compare the workspace's protected paths: {error}")
@@ -208,9 +209,9 @@ def close(engine: Engine, token: str, instance: str) -> None:
                 time.sleep(_POLL)
             else:
                 break
-        _compare(engine, record, token)
-        kept.settled = True
-        record.write(durable=True)
+        kept.settled = _compare(engine, record, token)
+        with suppress(OSError):  # then it is compared once more
+            record.write(durable=True)
 
 
 def given_back(engine: Engine, token: str) -> Devices:
@@ -240,11 +241,10 @@ def sweep(engine: Engine, rows: Iterable[Instance]) -> None:
                 continue
             lock = engine.lock(kept.instance)
             known = lock.path.exists()
-            if not lock.try_acquire():
-                continue  # it is being made, or somebody attends to it
             try:
                 with suppress(CoiError, OSError):
-                    _settle_left(engine, token, kept.instance)
+                    if lock.try_acquire():  # else it is being made, or somebody attends to it
+                        _settle_left(engine, token, kept.instance)
             finally:
                 lock.release(remove=not known)
 
@@ -266,11 +266,12 @@ def _settle_left(engine: Engine, token: str, instance: str) -> None:
         close(engine, token, instance)  # its state could not be saved so far
 
 
-def _compare(engine: Engine, record: Record, token: str) -> None:
+def _compare(engine: Engine, record: Record, token: str) -> bool:
+    """Whether that is done. Where coi's own disk fails the next coi tries again."""
     from coi.session.settlement import settled
 
     if record.sessions[token].settled:
-        return
+        return True
     try:
         for line in settled(engine.home, record, token):
             engine.warn(line)
@@ -279,6 +280,8 @@ def _compare(engine: Engine, record: Record, token: str) -> None:
             f"Cannot compare the protected paths of {record.source}: {error}. "
             "Look at them before you run git there."
         )
+        return error.errno not in FAILING
+    return True
 
 
 def restart(engine: Engine, row: Instance) -> None:

@@ -38,7 +38,6 @@ class Saving(Enum):
 
     RUNNING = "running"  # nothing: the session goes on, or does not run
     LAST = "last"  # everything inside is killed first
-    BEGUN = "begun"  # the same, if the tool was started at all
 
 
 MEANING = {
@@ -83,10 +82,12 @@ exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 """
 
-# The launcher is among what comes last in the stream.
+# The last file of the stream is the session's id (files_for): where it is, all is.
 UNPACK = r"""
 umask 077
-cd "$HOME" && tar -x -i -p -f - || exit 93
+cd "$HOME" || exit 93
+[ ! -e .coi/session ] || : >.coi/session
+tar -x -i -p -f - && [ -s .coi/session ] || exit 93
 umask 022
 bash "$HOME/.coi/launch" check </dev/null || exit 98
 """
@@ -134,17 +135,18 @@ exec tmux attach-session -t "=$1"
 """
 )
 
-# Arguments: home, maximum file size in KiB, a value of Saving, then the state's paths.
-# Writes a tar. Where it is the last one nothing runs beside it, whatever it was forked
-# from: kill(2) with -1 spares init and the caller alone.
+# Arguments: home, session id, maximum file size in KiB, a value of Saving, then the state's
+# paths. Writes a tar, if the home is that session's: where a start was cut off it is empty,
+# half of it, or that of an earlier session. Where it is the last one nothing runs beside it,
+# whatever it was forked from: kill(2) with -1 spares init and the caller alone.
 _SAVE = (
     _STOPPING
     + r"""
 set -u
-home=$1 limit=$2 how=$3; shift 3
+home=$1 id=$2 limit=$3 how=$4; shift 4
 stopping && exit 75
 cd "$home" || exit 91
-[ "$how" != begun ] || [ -e .coi/launch ] || exit 76
+[ -f .coi/session ] && read -r is <.coi/session && [ "$is" = "$id" ] || exit 76
 [ "$how" = running ] || kill -s KILL -- -1 2>/dev/null
 for p do shift; [ -e "$p" ] && [ ! -L "$p" ] && set -- "$@" "./$p"; done
 [ $# -gt 0 ] || { tar -c -f - -T /dev/null; exit; }
@@ -211,10 +213,20 @@ def attach(session: str, *, mark: str = "", wait: float = 0.0) -> list[str]:
 
 
 def save(
-    user: SessionUser, roots: Sequence[str], *, max_file: int, how: Saving = Saving.RUNNING
+    user: SessionUser,
+    session: str,
+    roots: Sequence[str],
+    *,
+    max_file: int,
+    how: Saving = Saving.RUNNING,
 ) -> list[str]:
-    """Write a tar of the state to standard output, for an exec as root."""
-    return ["sh", "-c", _SAVE, "coi", user.home, str(max_file >> 10), how.value, *roots]
+    """Write a tar of the state to standard output, for an exec as root.
+
+    Args:
+        session: its id; the home must have been made ready for it.
+    """
+    limit = str(max_file >> 10)
+    return ["sh", "-c", _SAVE, "coi", user.home, session, limit, how.value, *roots]
 
 
 def environment_file(variables: Mapping[str, str]) -> bytes:
@@ -261,13 +273,21 @@ def launcher(command: Sequence[str] | None, *, attended: bool = True) -> bytes:
 
 
 def files_for(
-    environment: Mapping[str, str], command: Sequence[str] | None, *, attended: bool = True
+    session: str,
+    environment: Mapping[str, str],
+    command: Sequence[str] | None,
+    *,
+    attended: bool = True,
 ) -> list[tuple[str, bytes, int]]:
-    """coi's own files for the home: (path, content, mode)."""
+    """coi's own files for the home: (path, content, mode).
+
+    The last one, which is to be the last of all, tells whose home it is: ``.coi/session``.
+    """
     return [
         (f"{DIRECTORY}/env", environment_file(environment), 0o600),
         (f"{DIRECTORY}/tmux.conf", _TMUX_CONF.encode(), 0o600),
         (f"{DIRECTORY}/launch", launcher(command, attended=attended), 0o700),
+        (f"{DIRECTORY}/session", f"{session}\n".encode(), 0o600),
     ]
 
 

@@ -13,10 +13,11 @@ from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.records import record
 from coi.session import guard
 from coi.session.body import RUN
-from coi.session.finish import Outcome, dismiss, finish, finish_stopped, recover
+from coi.session.finish import Outcome, dismiss, finish, finish_stopped
 from coi.session.inside import Saving
 from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
 from coi.session.network import watch
+from coi.session.recover import deserted, recover
 from coi.session.run import going, ours
 
 _POLL = 0.05  # seconds
@@ -218,9 +219,9 @@ def leftovers(
         lock.release(remove=not known)
         if row.coi("state") == REMOVING:
             result.append(Leftover("container", row.name, "half deleted"))
-        elif row.coi("state") == RUN or (is_headless(row) and row.running):
+        elif row.coi("state") == RUN or (deserted(engine, row) and not _kept(row)):
             result.append(Leftover("container", row.name, "its coi is gone"))
-        elif row.stopped and (row.coi("persistent") != "true" or everything):
+        elif row.stopped and (everything or not _kept(row)):
             result.append(Leftover("container", row.name, "stopped"))
     names = {row.name for row in rows}
     for path in sorted((engine.home / "locks").glob("*.lock")):
@@ -236,6 +237,10 @@ def leftovers(
             if saved.container not in names
         ]
     return result
+
+
+def _kept(row: Instance) -> bool:
+    return row.coi("persistent") == "true"
 
 
 def clean(engine: Engine, item: Leftover) -> None:
@@ -256,8 +261,8 @@ def clean(engine: Engine, item: Leftover) -> None:
             if row is not None and is_session(row) and row.stopped:
                 session = from_instance(engine, row, attached=False)
                 finish_stopped(engine, session, keep=False)
-            elif row is not None and is_headless(row) and row.running:
-                finish(engine, from_instance(engine, row, attached=False), how=Saving.BEGUN)
+            elif row is not None and deserted(engine, row):
+                finish(engine, from_instance(engine, row, attached=False), how=Saving.LAST)
             elif row is not None and row.running and row.coi("state") in (REMOVING, RUN):
                 dismiss(engine, row.name)
             elif row is not None and not row.stopped:

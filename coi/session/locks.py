@@ -13,14 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coi.errors import CoiError
+from coi.errors import CoiError, disk_error
 from coi.files import make_private
 
 _POLL = 0.02  # seconds
 
 
+_NOTE = 64  # bytes
+
+
 class Lock:
-    """One lock file; ``held`` tells whether this object holds it."""
+    """One lock file; ``held`` tells whether this object holds it.
+
+    Its holder may write a note into the file, which outlives it: what it was at.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,9 +37,19 @@ class Lock:
         return self._fd is not None
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody has it."""
+        """Take the lock if nobody has it.
+
+        Raises:
+            CoiError: its file cannot be made.
+        """
         if self._fd is not None:
             return True
+        try:
+            return self._try()
+        except OSError as error:
+            raise _error(self.path, error) from error
+
+    def _try(self) -> bool:
         make_private(self.path.parent)
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -71,6 +87,30 @@ class Lock:
         os.close(self._fd)
         self._fd = None
 
+    def write(self, note: str) -> None:
+        """Write the note; '' takes it away. Only who holds the lock does."""
+        if self._fd is None:
+            return
+        data = note.encode()[:_NOTE]
+        try:
+            os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+        except OSError as error:
+            raise _error(self.path, error) from error
+
+    def read(self) -> str:
+        """The note of whoever held it last; '' where there is none."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return ""
+        try:
+            return os.read(fd, _NOTE).decode("utf-8", "replace")
+        except OSError:  # a directory
+            return ""
+        finally:
+            os.close(fd)
+
     def _is_current(self, fd: int) -> bool:
         try:
             now = self.path.lstat()
@@ -78,6 +118,10 @@ class Lock:
             return False
         mine = os.fstat(fd)
         return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _error(path: Path, error: OSError) -> CoiError:
+    return disk_error(error) or CoiError(f"cannot lock {path}", details=str(error))
 
 
 def place_of(directory: Path) -> str:

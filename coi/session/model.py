@@ -60,6 +60,10 @@ class Engine:
         """The lock that the coi attending to an instance holds."""
         return Lock(self.home / "locks" / f"{instance}.lock")
 
+    def began(self, row: Instance) -> bool:
+        """Whether a session's start came to its end; else what it was at is in its lock."""
+        return self.lock(row.name).read() != row.coi("session-id")
+
     def attends(self, row: Instance) -> bool:
         """Whether an instance is this user's and of this coi home, whose locks tell
         if anybody is with it; with another COI_HOME it is somebody else's business."""
@@ -138,6 +142,14 @@ class Session:
     ground: Ground = field(default_factory=Ground)
     hosts: tuple[str, ...] | None = None
     headless: bool = False
+
+    def starts(self) -> None:
+        """From here until :meth:`begins` its start has not come to its end."""
+        self.lock.write(self.id)
+
+    def begins(self) -> None:
+        """All that it needs is inside, and its tool runs."""
+        self.lock.write("")
 
 
 def identity(session: Session) -> dict[str, str]:

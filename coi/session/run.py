@@ -261,7 +261,10 @@ def over(engine: Engine, row: Instance) -> bool:
     lock = engine.lock(row.name)
     if going(engine, row):
         return True
-    if not lock.try_acquire():
+    try:
+        if not lock.try_acquire():
+            return False
+    except CoiError:  # the disk: the next coi tries again
         return False
     ending = _Ending(engine, row.name)
     ending.owed = True

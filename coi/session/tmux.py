@@ -73,14 +73,15 @@ class Found:
 def sessions(engine: Engine) -> list[Found]:
     """This user's running containers that have their tmux session, once the sessions that
     nobody attends to are recovered."""
-    from coi.session.finish import recover
+    from coi.session.recover import recover
 
     listed = engine.instances.all()
-    recover(engine, listed)
+    gone = recover(engine, listed)
     rows = [
         row
         for row in listed
         if row.running
+        and row.name not in gone
         and engine.attends(row)
         and (is_session(row) or row.coi("state") in (RUN, CONTAINER))
     ]

@@ -24,6 +24,7 @@ class Undo:
     def owe(self, session: Session) -> None:
         """The session's instance is about to be created, or started."""
         self._session = session
+        session.starts()
 
     def nothing(self) -> None:
         """The session has begun, or another has its instance."""

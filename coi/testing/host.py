@@ -195,6 +195,17 @@ class Host:
         done = incus(*command)
         return done.ok().out if ok else done.out
 
+    def under_way(self) -> list[str]:
+        """What the daemon does with the test's instances just now, commands inside aside."""
+        running = (query("/1.0/operations?recursion=1") or {}).get("running") or []
+        return [
+            path
+            for operation in running
+            for path in (operation["resources"] or {}).get("instances", ())
+            if path.rsplit("/", 1)[1].startswith(self.prefix)
+            and "exec" not in operation["description"].lower()
+        ]
+
     def settled(self, expected: Mapping[str, str] | None = None) -> None:
         """Wait until the instances are these (name to status; none when left out)."""
         want = dict(expected or {})
@@ -224,7 +235,7 @@ class Host:
         ]
         if workspace is not None:
             found = [row for row in found if row["workspace"] == str(workspace)]
-        return sorted(found, key=lambda row: str(row["saved_at"]), reverse=True)
+        return sorted(found, key=lambda row: (row["order"], row["saved_at"]), reverse=True)
 
     def state_file(self, session_id: str) -> Path:
         """The state that a session's metadata names."""

@@ -1,16 +1,12 @@
 """A policy is set up and a step fails: nothing runs with more than its mode allows.
 
-The client that coi calls is the real one behind a script that counts the calls which have to
-do with networks, and spoils one of them.
+Of the calls that have to do with networks one is spoilt, each in its turn (spoilt.py).
 """
 
 from __future__ import annotations
 
-import json
-import secrets
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import rows
@@ -18,38 +14,14 @@ from daemons import restart_daemon
 from effective import acl_flows, chain, of_instance
 from netbox import BLOCKED, PUBLIC, RESTRICTED, Traffic, World
 from piping import module_host
+from spoilt import FAILED, SIGNALS, Spoilt, spoil
 
 from coi.testing.host import Host
 from coi.testing.machine import Result, User, incus, query, wait_for
 
-# The COUNTth call to networks, ACLs or profiles: HOW is what happens to it.
-_CLIENT = """#!/bin/sh
-case "$*" in
-  *" /1.0/networks"*|*" /1.0/network-acls"*|*" /1.0/profiles"*)
-    printf '%s\\n' "$*" >>"$CALLS"
-    if [ "$(wc -l <"$CALLS")" = "$COUNT" ]; then
-      case $HOW in
-        refused) echo "$REPLY"; exit 0 ;;
-        unreachable)
-          echo 'Error: Get "http://unix.socket/1.0": EOF' >&2; exit 1 ;;
-        lost)
-          /usr/bin/incus "$@" >/dev/null 2>&1
-          echo 'Error: Post "http://unix.socket/1.0": EOF' >&2; exit 1 ;;
-        KILL|TERM|INT)
-          /usr/bin/incus "$@"; code=$?
-          kill -$HOW "$PPID"; exit $code ;;
-        waits)
-          : >"$CALLS.waits"
-          while [ ! -e "$CALLS.goes" ]; do sleep 0.05; done ;;
-      esac
-    fi ;;
-esac
-exec /usr/bin/incus "$@"
-"""
-_FORBIDDEN = {"type": "error", "status": "", "status_code": 0, "operation": "",
-              "error_code": 403, "error": "not authorized", "metadata": None}  # fmt: skip
-FAULTS = ("refused", "unreachable", "lost", "KILL", "TERM", "INT")
-SIGNALS = ("KILL", "TERM", "INT")
+# The calls that count.
+_FENCING = '*" /1.0/networks"*|*" /1.0/network-acls"*|*" /1.0/profiles"*'
+FAULTS = (*FAILED, *SIGNALS)
 # Once there is a network: a line for what is allowed, one for what is not, and one at the end.
 REACH = (
     "for _ in $(seq 100); do ip -4 route show default | grep -q . && break; sleep 0.1; done;"
@@ -74,18 +46,14 @@ class Faulty:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.marks = host.directory("marks")
-        host.write("bin/incus", _CLIENT, 0o755)
-        self.path = f"{host.root / 'bin'}:{host.environ['PATH']}"
 
     def begin(
         self, how: str, count: int, mode: str, way: str, listed: str = f"{PUBLIC},name.invalid"
-    ) -> tuple[subprocess.Popen[bytes], Path]:
-        """Start coi; the process, and where the calls that count are."""
-        calls = self.marks / secrets.token_hex(4)
+    ) -> tuple[subprocess.Popen[bytes], Spoilt]:
+        """Start coi; the process, and the calls that count."""
+        spoilt = spoil(self.host, how, count, _FENCING)
         environ = {
-            "PATH": self.path, "HOW": how, "COUNT": str(count),
-            "CALLS": str(calls), "REPLY": json.dumps(_FORBIDDEN),
+            **spoilt.environ,
             "COI_NETWORK_ALLOWED_DOMAINS": listed,
             "COI_NETWORK_REFRESH_INTERVAL_MINUTES": "0",
         }  # fmt: skip
@@ -94,7 +62,7 @@ class Faulty:
             rows.make(
                 self.host, self.again.removeprefix(self.host.prefix), root=True, network="open"
             )
-        return self.host.popen(f"--network={mode}", *words, environ=environ), calls
+        return self.host.popen(f"--network={mode}", *words, environ=environ), spoilt
 
     @property
     def launched(self) -> str:
@@ -107,10 +75,10 @@ class Faulty:
 
     def step(self, how: str, count: int, mode: str, way: str) -> tuple[list[str], Result, bool]:
         """Run coi with one fault: what is wrong afterwards, the result, and whether it was."""
-        process, file = self.begin(how, count, mode, way)
+        process, spoilt = self.begin(how, count, mode, way)
         done = self.host.result(process)
-        calls = file.read_text().splitlines()
-        wait_for(lambda: not under_way(self.host), what="the daemon to be done")
+        calls = spoilt.calls
+        wait_for(lambda: not self.host.under_way(), what="the daemon to be done")
         bad = []
         if way == "run" and "reached" in done.out:
             bad.append("it has reached what it must not")
@@ -161,18 +129,6 @@ class Faulty:
             return not self.host.instances() and not self.host.networks()
 
         wait_for(swept, what=lambda: f"{self.host.instances()} {self.host.networks()}")
-
-
-def under_way(host: Host) -> list[str]:
-    """What the daemon does with the host's instances just now."""
-    running = (query("/1.0/operations?recursion=1") or {}).get("running") or []
-    return [
-        path
-        for operation in running
-        for path in (operation["resources"] or {}).get("instances", ())
-        if path.rsplit("/", 1)[1].startswith(host.prefix)
-        and "exec" not in operation["description"].lower()
-    ]
 
 
 @pytest.fixture(scope="module", params=["bridge", "ovn"])
@@ -261,20 +217,20 @@ def test_a_daemon_that_is_restarted(
         faulty.begin("waits", count, "allowlist", way, f"{PUBLIC},203.0.113.{count}")
         for way, count in {"run": 4, "slot": 5, "shell": 6}.items()
     ]
-    for _, calls in half:
-        wait_for(calls.with_suffix(".waits").exists, what="coi to come that far")
+    for _, spoilt in half:
+        wait_for(spoilt.waits.exists, what="coi to come that far")
     # it would wait for what is under way
     wait_for(lambda: not (query("/1.0/operations?recursion=1") or {}).get("running"))
     with outside(faulty.launched) as bridged, outside(switched) as tunnelled:
         restart_daemon()
         seen = {"bridge": bridged.end(), "ovn": tunnelled.end()}
-    for _, calls in half:
-        calls.with_suffix(".goes").touch()
+    for _, spoilt in half:
+        spoilt.go()
     for process, _ in half:
         done = host.result(process)
         assert "reached" not in done.out
         assert done.code == 0 or "Error: " in done.err
-    wait_for(lambda: not under_way(host), what="the daemon to be done")
+    wait_for(lambda: not host.under_way(), what="the daemon to be done")
     assert faulty.open_ones() == []
     assert effective() == before
     with capsys.disabled():

@@ -38,6 +38,7 @@ SHELLCHECK = shutil.which("shellcheck") or shutil.which(
 )
 BASH = ("_ATTACH",)  # the others are for any sh
 ROOT = SessionUser("root", 0, 0, "/root")
+ID = "0e7b3f9e-5f0c-4f43-9a57-3f1f5a1a6f0b"  # of a session
 CODE = SessionUser("code", 1000, 1000, "/home/code")
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="changes the user: needs root")
 
@@ -84,7 +85,7 @@ def test_scripts_are_constant() -> None:
         inside.start_tmux(user, "se's", 80, 24, inside.new_mark()),
         inside.unpack(user),
         inside.attach("se's", mark="it's", wait=1),
-        inside.save(user, ["it's"], max_file=1024),
+        inside.save(user, "it's", ["it's"], max_file=1024),
     ):
         scripts = [argv[n + 1] for n, word in enumerate(argv) if word == "-c"]
         assert scripts
@@ -197,7 +198,7 @@ def test_a_tool_that_was_killed_leaves_no_terminal_behind(tmp_path: Path) -> Non
 
 def launched(home: Path, command: list[str] | None, environment: dict[str, str]) -> bytes:
     """Put coi's files into a home and run what tmux would run."""
-    packed = inside.pack(inside.files_for(environment, command))
+    packed = inside.pack(inside.files_for(ID, environment, command))
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         tar.extractall(home)  # noqa: S202 - made by the line above
     return subprocess.run(
@@ -313,20 +314,20 @@ def test_become_passes_argv_and_exit_code(command: list[str], tmp_path: Path) ->
 @as_root
 def test_unpack(tmp_path: Path) -> None:
     user = SessionUser("root", 0, 0, str(tmp_path))
-    packed = inside.pack(inside.files_for({"A": "1"}, ["sh"]))
+    packed = inside.pack(inside.files_for(ID, {"A": "1"}, ["sh"]))
     assert Runner("env").run(inside.unpack(user), stdin=packed).exit_code == 0
     assert (tmp_path / ".coi").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / ".coi" / "env").stat().st_mode & 0o777 == 0o600
     broken = Runner("env").run(inside.unpack(user), stdin=b"no tar")
     assert broken.exit_code == inside.NO_UNPACK
     for missing in ("no-such-tool", "/etc/passwd", "./no-such-tool", "cd"):
-        packed = inside.pack(inside.files_for({}, [missing]))
+        packed = inside.pack(inside.files_for(ID, {}, [missing]))
         assert Runner("env").run(inside.unpack(user), stdin=packed).exit_code == inside.NO_TOOL
 
 
 def asked(home: Path, command: list[str]) -> tuple[int, bytes, bytes]:
     """A tool without a terminal: exit code and what it wrote."""
-    packed = inside.pack(inside.files_for({"A": "1"}, command, attended=False))
+    packed = inside.pack(inside.files_for(ID, {"A": "1"}, command, attended=False))
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         tar.extractall(home)  # noqa: S202 - made by the line above
     done = subprocess.run(
@@ -354,7 +355,8 @@ def test_the_last_save_kills_what_was_forked_off(
     how: inside.Saving, alive: bytes, tmp_path: Path
 ) -> None:
     """In processes of their own: the script's parent is their init."""
-    command = inside.save(CODE, [".tool"], max_file=1 << 30, how=how)
+    home_of(tmp_path)
+    command = inside.save(CODE, ID, [".tool"], max_file=1 << 30, how=how)
     command[4] = str(tmp_path)
     script = (
         'setsid sh -c \'trap "" TERM; sleep 600\' & pid=$!; "$@" >/dev/null; '
@@ -368,21 +370,58 @@ def test_the_last_save_kills_what_was_forked_off(
     assert done.stdout.strip() == alive, done.stderr
 
 
+def home_of(home: Path, session: str = ID) -> None:
+    """A home that was made ready for a session."""
+    (home / ".coi").mkdir(exist_ok=True)
+    (home / ".coi" / "session").write_text(f"{session}\n")
+
+
 @as_root
-def test_a_save_where_nothing_was_begun(tmp_path: Path) -> None:
-    command = inside.save(CODE, [".tool"], max_file=1 << 30, how=inside.Saving.BEGUN)
+@pytest.mark.parametrize("how", inside.Saving)
+def test_a_save_where_nothing_was_begun(how: inside.Saving, tmp_path: Path) -> None:
+    """Not the state of a start that was cut off, nor that of the session before."""
+    command = inside.save(CODE, ID, [".tool"], max_file=1 << 30, how=how)
     command[4] = str(tmp_path)
     alone = ["unshare", "--fork", "--pid", "--kill-child", "sh", "-c", '"$@"; exit $?', "sh"]
-    assert Runner("env").run([*alone, *command]).exit_code == inside.NOT_BEGUN
-    (tmp_path / ".coi").mkdir()
-    (tmp_path / ".coi" / "launch").touch()
-    assert Runner("env").run([*alone, *command]).exit_code == 0
+
+    def code() -> int | None:
+        return Runner("env").run([*alone, *command], timeout=20).exit_code
+
+    assert code() == inside.NOT_BEGUN
+    home_of(tmp_path, "another")
+    assert code() == inside.NOT_BEGUN
+    home_of(tmp_path, "")
+    assert code() == inside.NOT_BEGUN
+    home_of(tmp_path)
+    assert code() == 0
+    (tmp_path / ".coi" / "session").unlink()
+    os.mkfifo(tmp_path / ".coi" / "session")
+    assert code() == inside.NOT_BEGUN, "without waiting"
+
+
+@as_root
+@pytest.mark.parametrize("cut", ["between files", "within a file"])
+def test_what_is_cut_off_is_no_session(cut: str, tmp_path: Path) -> None:
+    """Not in a fresh home, nor in one that was another start's."""
+    user = SessionUser("root", 0, 0, str(tmp_path))
+    packed = inside.pack([(".tool/a", b"a" * 5000, 0o600), *inside.files_for(ID, {}, ["sh"])])
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        launch = tar.getmember(".coi/launch")
+    half = packed[: launch.offset if cut == "between files" else launch.offset_data + 10]
+    command = inside.save(user, ID, [".tool"], max_file=1 << 30)
+    for whole in (None, packed):
+        if whole is not None:
+            assert Runner("env").run(inside.unpack(user), stdin=whole).exit_code == 0
+            assert Runner("env").run(command).exit_code == 0, "the control"
+        assert Runner("env").run(inside.unpack(user), stdin=half).exit_code == inside.NO_UNPACK
+        assert Runner("env").run(command).exit_code == inside.NOT_BEGUN
 
 
 def saved(home: Path, roots: list[str], max_file: int = 1 << 30) -> dict[str, bytes]:
     """Run the save script in a home of this machine, through the filter."""
     user = SessionUser("code", 1000, 1000, str(home))
-    done = Runner("env").run(inside.save(user, roots, max_file=max_file), timeout=20)
+    home_of(home)
+    done = Runner("env").run(inside.save(user, ID, roots, max_file=max_file), timeout=20)
     assert done.exit_code == 0, done.error_text
     target = io.BytesIO()
     filter_stream(io.BytesIO(done.stdout), target, roots=roots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -166,8 +167,9 @@ def test_modes(path: Path) -> None:
 def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir()
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(CoiError, match="cannot lock") as caught:
         Lock(path).try_acquire()
+    assert "symbolic links" in caught.value.details
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -193,3 +195,35 @@ def test_waiting_has_an_end(path: Path) -> None:
     assert not lock.held
     with locked(path, 0.0):
         pass
+
+
+def test_a_note_outlives_its_holder(path: Path) -> None:
+    lock = Lock(path)
+    assert lock.read() == ""
+    lock.write("nobody holds it")
+    assert not path.exists()
+    assert lock.try_acquire()
+    lock.write("a long note")
+    lock.write("note")
+    assert Lock(path).read() == "note"
+    lock.release()
+    assert Lock(path).read() == "note"
+    assert lock.try_acquire()
+    lock.write("")
+    assert Lock(path).read() == ""
+    lock.release(remove=True)
+    assert Lock(path).read() == ""
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_what_is_no_lock_has_no_note(kind: str, path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    if kind == "link":
+        other = tmp_path / "other"
+        other.write_text("note")
+        path.symlink_to(other)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert Lock(path).read() == ""

@@ -1,0 +1,101 @@
+"""Sessions whose coi is gone are finished by the next coi that lists instances.
+
+Those whose instance has stopped, and those that run and have no business to: which answer a
+prompt, or whose start was cut off.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from coi.errors import CoiError
+from coi.incus.errors import MissingError
+from coi.session import guard
+from coi.session.body import RUN
+from coi.session.model import (
+    REMOVING,
+    SAVED,
+    Engine,
+    from_instance,
+    is_headless,
+    is_session,
+)
+from coi.session.network import watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from coi.incus.instances import Instance
+
+
+def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
+    """Finish the sessions whose coi is gone and whose instance has stopped, and go on
+    with keeping the rules of network policies right.
+
+    Args:
+        rows: all instances, as listed a moment ago.
+
+    Returns:
+        the names of the instances that are no more.
+    """
+    rows = list(rows)
+    watch(engine.home, rows)
+    gone: set[str] = set()
+    for row in rows:
+        if row.coi("state") == RUN:
+            from coi.session.run import over
+
+            gone |= {row.name} if over(engine, row) else set()
+            continue
+        if not (row.stopped or deserted(engine, row)) or not engine.attends(row):
+            continue
+        lock = engine.lock(row.name)
+        if row.coi("state") == REMOVING:
+            with suppress(CoiError):
+                engine.instances.remove(row.name)
+                gone.add(row.name)
+            continue
+        if not is_session(row) or row.coi("state") == SAVED:
+            continue
+        removed = False
+        try:
+            if not lock.try_acquire():
+                continue
+            if row.stopped or deserted(engine, row):  # it may have begun, and been left, meanwhile
+                removed = _recover(engine, row)
+        except MissingError:
+            removed = True  # somebody else was faster
+        except CoiError as error:
+            engine.report(f"Could not recover {row.name}: {error.brief}; it is kept")
+        finally:
+            lock.release(remove=removed)
+        if removed:
+            gone.add(row.name)
+    guard.sweep(engine, [row for row in rows if row.name not in gone])
+    return gone
+
+
+def deserted(engine: Engine, row: Instance) -> bool:
+    """Whether one that runs has no business to if nobody has its lock: it answers a prompt, or
+    its start was cut off."""
+    return row.running and is_session(row) and (is_headless(row) or not engine.began(row))
+
+
+def _recover(engine: Engine, row: Instance) -> bool:
+    """Finish one whose lock was free; whether its instance is no more."""
+    if row.running:  # its coi may have ended it since the instances were listed
+        now = engine.instances.find(row.name)
+        if now is None or not is_session(now) or now.coi("session-id") != row.coi("session-id"):
+            return True
+    from coi.session.finish import Outcome, finish, finish_stopped
+    from coi.session.inside import Saving
+
+    engine.report(f"Recovering session {row.coi('session-id')} of {row.name}")
+    session = from_instance(engine, row, attached=False)
+    keep = row.coi("persistent") == "true"
+    if row.running and keep:
+        engine.instances.set_state(row.name, "stop", force=True)
+    elif row.running:
+        return finish(engine, session, how=Saving.LAST) is not Outcome.KEPT
+    return finish_stopped(engine, session, keep=keep) is Outcome.REMOVED
