@@ -56,7 +56,7 @@ def _on_screen(*args: str, end: str) -> Run:
     def run(host: Host, spoilt: Spoilt) -> Result | None:
         screen: Screen = host.screen(*args, environ=spoilt.environ)
         deadline = time.monotonic() + DEADLINE
-        while "dummy> " not in screen.text and screen.pump(0.1) and screen.alive():
+        while "dummy>" not in screen.text and screen.pump(0.1) and screen.alive():
             assert time.monotonic() < deadline, screen.dump()
         with suppress(OSError, pexpect.ExceptionPexpect):
             if screen.alive() and end == "detach":
@@ -148,23 +148,27 @@ class Trial:
         return bad
 
 
-def killed(host: Host, flow: str, hows: tuple[str, ...]) -> None:
-    """At each call in turn, in these ways."""
-    trial, wrong = Trial(host, flow), []
-    count = 0
-    for count in range(1, _MOST):
-        came = []
-        for how in hows if len(hows) < len(KILLED) else KILLED:
-            bad, was = trial.step(how, count)
-            came.append(was)
-            wrong += [bad] if bad else []
-        if not any(came):
-            break
-    assert not wrong, "\n".join("\n  ".join(map(str, bad)) for bad in wrong)
-    assert 1 < count < _MOST, "some calls were made, and then no more"
+QUICK = ("start", "shell and power-off")  # in the default run, once; the others take their time
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(
+    ("flow", "shift"),
+    [
+        pytest.param(flow, shift, marks=() if flow in QUICK and not shift else pytest.mark.slow)
+        for flow in FLOWS
+        for shift in range(len(KILLED))
+    ],
+)
 @pytest.mark.timeout(900)
-def test_at_every_call(host: Host, flow: str) -> None:
-    killed(host, flow, KILLED)
+def test_at_every_call(host: Host, flow: str, shift: int) -> None:
+    """In turn, and in turn before, amid and after it; shifted, each call in each way."""
+    trial, wrong = Trial(host, flow), []
+    for count in range(1, _MOST):
+        bad, was = trial.step(KILLED[(count + shift) % len(KILLED)], count)
+        wrong += [bad] if bad else []
+        if not was:
+            break
+    else:
+        raise AssertionError("no end of calls")
+    assert not wrong, "\n".join("\n  ".join(map(str, bad)) for bad in wrong)
+    assert count > 2

@@ -61,7 +61,9 @@ def test_every_command_flag_and_key_is_in_it() -> None:
 def test_exit_codes_are_in_it() -> None:
     from coi import errors
 
-    codes = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+    codes = {
+        value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)
+    }
     for code in {0, 124, *codes}:
         assert f"\n| {code} | " in TEXT
 
