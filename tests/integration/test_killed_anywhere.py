@@ -16,6 +16,8 @@ from coi.testing.host import Host
 from coi.testing.machine import DEADLINE, Result, incus, wait_for
 from coi.testing.screen import Screen
 
+# systemd may still be on its way up.
+_POWER_OFF = "until systemctl poweroff 2>/dev/null; do sleep 0.1; done"
 _MOST = 40  # calls that no command makes
 
 
@@ -63,7 +65,7 @@ def _on_screen(*args: str, end: str) -> Run:
                 screen.detach()
             elif screen.alive():
                 for name in running(host):
-                    incus("exec", name, "-T", "--", "systemctl", "poweroff")
+                    incus("exec", name, "-T", "--", "sh", "-c", _POWER_OFF)
         screen.wait_exit()
         screen.close()
         return None
