@@ -14,7 +14,7 @@ from typing import Any
 from coi.config.text import printable
 from coi.errors import CoiError, NotFoundError
 from coi.files import make_private, read_private, replace_file
-from coi.records import record
+from coi.records import path_text, record, typed
 from coi.session.baseline import Record, opened
 from coi.workspace.aside import Aside, Item, undo
 from coi.workspace.fingerprint import FILE, Entry, LimitError
@@ -193,12 +193,21 @@ def _read(home: Path, name: str) -> Quarantine | None:
     data = read_private(directory / _RECORD, _MAX)
     try:
         values = json.loads(data or b"")
-        items = tuple(Item(**item) for item in values["items"])
-        return Quarantine(
-            name, directory, Path(values["source"]), values["session"], values["at"], items
-        )
+        typed(values, source=str, session=str, at=str, items=list)
+        items = tuple(map(_item, values["items"]))
+        source = Path(path_text(values["source"]))
+        return Quarantine(name, directory, source, values["session"], values["at"], items)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _item(row: Any) -> Item:
+    item = Item(**row)
+    kinds = {**dict.fromkeys(vars(item), str), "restored": bool}
+    typed(vars(item), **kinds)
+    for path in (item.path, item.stored, item.left_as):
+        path_text(path)
+    return item
 
 
 def content(kept: Quarantine, item: Item) -> bytes | None:
