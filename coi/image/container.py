@@ -16,7 +16,7 @@ from coi.files import make_private
 from coi.image.progress import Progress, clean, last_line
 from coi.image.recipe import Step
 from coi.image.signals import deferred
-from coi.incus.client import Client
+from coi.incus.client import Client, listed, table
 from coi.incus.errors import NOT_ENTERED, MissingError
 from coi.incus.instances import ENTER_DEADLINE, Instance, Instances
 from coi.incus.process import Completed, Process, memory_file
@@ -323,12 +323,13 @@ def _busy(client: Client, name: str) -> bool:
     answer = client.query(
         "GET", "/1.0/operations", params={"recursion": "1"}, action="list operations"
     )
-    for group in (answer or {}).values():
-        for operation in group or ():
+    for group in table(answer).values():
+        for operation in listed(table, group):
             if operation.get("status_code") not in (103, 105, 106):  # running, pending, starting
                 continue
-            for urls in (operation.get("resources") or {}).values():
-                if any(url.split("?")[0].rsplit("/", 1)[-1] == name for url in urls or ()):
+            for urls in table(operation.get("resources")).values():
+                found = listed(str, urls)
+                if any(url.split("?")[0].rsplit("/", 1)[-1] == name for url in found):
                     return True
     return False
 
