@@ -160,7 +160,7 @@ def of_host(config: Config, home: Path) -> Host:
     disabled = config.incus.disable_shift
     try:
         heard = tuple(listening(""))
-    except OSError:
+    except CoiError:
         heard = ()
     return Host(
         os.getuid(),
