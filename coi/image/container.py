@@ -236,9 +236,18 @@ class BuildContainer:
         return ImageContext(words[0], words[1] if len(words) > 1 else "", architecture, user)
 
     def package_host(self, mirror: str) -> str:
-        """A host that the build must be able to find: where packages come from."""
+        """A host that the build must be able to find: where packages come from.
+
+        Raises:
+            UsageError: the mirror is no URL.
+        """
         if mirror:
-            return urlsplit(mirror).hostname or mirror
+            try:
+                return urlsplit(mirror).hostname or mirror
+            except ValueError as error:
+                raise UsageError(
+                    f"build.mirror is no URL: {mirror!r}", details=str(error)
+                ) from error
         done = self.execute("cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null || :")
         found = re.search(rb"^[^#\n]*https?://([A-Za-z0-9.-]+)", done.stdout, re.MULTILINE)
         return found.group(1).decode() if found else "deb.debian.org"

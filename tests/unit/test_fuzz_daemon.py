@@ -7,9 +7,10 @@ or of another kind must not end a command with a traceback, nor be believed in p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from coi.incus.images import Image, Images
 from coi.incus.instances import Instance, Instances, bytes_of
 from coi.incus.networks import Network, Networks
 from coi.incus.pools import Pool
-from coi.incus.process import Completed
+from coi.incus.process import Completed, Runner
 from coi.incus.profiles import Profile
 from coi.session.limits import Limits
 from coi.session.model import from_instance, is_headless, is_session, number
@@ -221,6 +222,29 @@ def test_any_message_is_classified(message: str, code: int) -> None:
     assert isinstance(error, CoiError)
     assert "\n" not in error.brief
     assert len(error.details.splitlines()) <= 20
+
+
+class Printing(Runner):
+    """An ``incus`` that prints this."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
+
+    def run(self, args: Sequence[str], **_: Any) -> Completed:
+        return Completed(("incus", *args), 0, self.data, b"")
+
+
+@given(st.binary(max_size=99), st.text("0123456789abcdef", min_size=60, max_size=68))
+def test_what_an_import_prints(noise: bytes, digits: str) -> None:
+    client = Client(Printing(noise + b"\nImage imported with fingerprint: " + digits.encode()))
+    try:
+        found = Images(client).import_(Path("meta"), Path("root"))
+    except IncusError:
+        assert len(digits) != 64
+        return
+    assert len(found) == 64
+    assert set(found) <= set("0123456789abcdef")
 
 
 @given(st.lists(st.text(max_size=20) | st.sampled_from(["//[", "/1.0/x/[::1]", "///"])))

@@ -17,17 +17,22 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from coi.config import kinds
+from coi.config.kinds import Wrong
 from coi.doctor import advisories, checks, own
-from coi.errors import CoiError
+from coi.errors import CoiError, RefusedError, UsageError
 from coi.image import bootstrap
+from coi.image.container import BuildContainer
 from coi.image.host import HostSettings, apt_lines, debian_mirrors, parse_sources, read_host
 from coi.incus.networks import Network
-from coi.network import host, log, resolvers, route
+from coi.incus.process import Completed
+from coi.network import answers, bridge, host, log, ovn, resolvers, route
 from coi.session.terminal import terminal_name
 from coi.tools import discover
 from coi.workspace import ownership
 
 LINES = st.text(max_size=300) | st.text("0123456789ABCDEF: .\t\n", max_size=300)
+MIRROR = r"\Ahttps?://[a-z0-9.:\[\]@-]{1,12}(/[a-z]{0,3})?\Z"
 LONG = "9" * 5000  # more digits than Python reads
 
 
@@ -196,6 +201,7 @@ deb [arch=amd64 signed-by=/x] https://mirror.example/debian bookworm main"""
 DUMP = """Acquire::http::Proxy "http://proxy:3128/";
 Acquire::Check-Valid-Until "false";
 Acquire::https::Proxy::example.org "DIRECT";"""
+PEM = "-----BEGIN CERTIFICATE-----\nAA+/=\n-----END CERTIFICATE-----\n"
 URLS = st.sampled_from(
     ["http://[", "http://[::1", "http://[x]/", "//", "http://a:b@c/", "http://127.0.0.1", "http://x",
      "http://h:port/", "http://\u2100/", "http://a\nb", "x"]
@@ -230,12 +236,14 @@ def test_settings_of_apt_of_any_kind(dump: str, url: str) -> None:
 def test_settings_of_the_host_of_any_kind(proxy: str, registry: str, index: str, mtu: str) -> None:
     with root() as top:
         put(top / "etc/npmrc", f"registry = {registry}\n")
+        put(top / "usr/local/share/ca-certificates/x.crt", f"{PEM}{mtu}\n{proxy}\n{PEM}")
         put(top / "etc/pip.conf", f"[global]\nindex-url={index}\n")
         put(top / "proc/net/route", ROUTE.replace("\t", " "))
         put(top / "sys/class/net/eth0/mtu", mtu)
         found = read_host({"http_proxy": proxy, "HOME": str(top)}, root=top)
     assert type(found) is HostSettings
     assert found.npm_registry.startswith("http")
+    assert PEM in found.certificates
     assert type(found.mtu) is int
     assert not any("\n" in value for _, value in found.proxies)
 
@@ -323,8 +331,52 @@ def test_networks_configured_in_any_way(address: str, ranges: str) -> None:
     network = Network("up", config=config)
     found = route.free_address(network, {"10.0.0.254"})
     assert found is None or str(found) != "10.0.0.254"
+    with suppress(RefusedError):
+        assert bridge._address(network, "ipv4.address").version == 4
+    assert all(type(subnet) is IPv4Network for subnet in bridge._incus_subnets([network]))
+    assert ovn._address(address) is None or address
     command = route.missing(network, host.HostView(frozenset(), frozenset()))
     assert command == ""  # without a router there is nothing to lead to
+
+
+@given(st.lists(st.text(max_size=9) | st.sampled_from(["1.2.3.4", "::1", "01.2.3.4", "1.2.3"])))
+def test_names_that_resolve_to_anything(texts: list[str]) -> None:
+    """All addresses, or none: an answer is not believed in part."""
+    found = answers._ask("a.org", lambda _: texts)
+    assert found in ((), tuple(sorted({IPv4Address(t) for t in texts if _is_ipv4(t)})))
+    assert not found or all(map(_is_ipv4, texts))
+
+
+def _is_ipv4(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(IPv4Address(text))
+    return False
+
+
+class Box(BuildContainer):
+    """A build container with these sources."""
+
+    def __init__(self, sources: bytes) -> None:
+        self.sources = sources
+
+    def execute(self, script: str, timeout: float = 0) -> Completed:
+        return Completed((script,), 0, self.sources, b"")
+
+
+@given(st.just("") | st.from_regex(MIRROR), st.binary(max_size=40) | URLS.map(
+    lambda url: f"deb {url} x".encode("utf-8", "surrogateescape")))  # fmt: skip
+def test_where_packages_come_from(mirror: str, sources: bytes) -> None:
+    try:
+        kinds.MIRROR.check(mirror)
+    except Wrong:
+        return
+    try:
+        found = Box(sources).package_host(mirror)
+    except UsageError:
+        assert mirror
+        return
+    assert found
+    assert "\n" not in found
 
 
 @given(st.dictionaries(st.just("TERM"), st.text(max_size=20)))

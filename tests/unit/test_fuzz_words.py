@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from coi.api import Tool
 from coi.cli import file as file_command
 from coi.cli import image as image_command
 from coi.cli.context import parse_environment, parse_limits
@@ -19,11 +20,12 @@ from coi.config import hosts, kinds, ports, tighten
 from coi.config.kinds import Wrong
 from coi.config.text import printable
 from coi.errors import CoiError, UsageError
-from coi.image import build, builder, dns
+from coi.image import bootstrap, build, builder, dns
+from coi.image.host import HostSettings
 from coi.image.progress import clean, last_line
 from coi.network import addresses, domains, explain
 from coi.session import containers, many
-from coi.tools import skeleton
+from coi.tools import check, skeleton
 from coi.workspace import gitconfig
 
 LONG = "9" * 5000  # more digits than Python reads
@@ -78,25 +80,31 @@ def test_the_environment_is_names_and_lines(items: list[str]) -> None:
 @given(WORDS)
 def test_names_of_images_and_containers(text: str) -> None:
     """What passes is one argument of ``incus`` that is no option, and one part of a URL."""
-    checks = (
+    takers = (
         image_command._check_alias,
         build._check_name,
         containers.check_name,
         skeleton.check_name,
     )
-    for check in checks:
+    for take in takers:
         try:
-            check(text)
+            take(text)
         except UsageError:
             continue
         assert text.isascii()
         assert text.isprintable()
         assert not text.startswith(("-", "/", "."))
         assert not set(" :=,") & set(text)
+    with suppress(UsageError):
+        base = bootstrap.debian_base(text, "x86_64", HostSettings(), mirror="https://m.example")
+        assert base.suite == text
+        assert text.isascii()
+        assert not text.startswith("-")
     assert not builder.is_version(text, text) or text.isascii()
 
 
-@given(WORDS)
+@given(WORDS | st.from_regex(r"\A([0-9.]{1,9}:)?[0-9]{1,5}:[0-9]{1,5}(/tcp|/udp)?\Z"))
+@example("[::1]:80:080/udp").via("an IPv6 address")
 def test_published_ports(text: str) -> None:
     try:
         found = ports.entry(text)
@@ -154,10 +162,10 @@ def test_values_of_the_configuration(text: str) -> None:
             except Wrong:
                 continue
             assert kind.check(found) == found
-    for check in (kinds.tool_name, kinds.address, kinds.mount, kinds.workspace_path,
+    for take in (kinds.tool_name, kinds.address, kinds.mount, kinds.workspace_path,
                   kinds.credential):  # fmt: skip
         with suppress(Wrong):
-            check(text)
+            take(text)
     with suppress(Wrong):
         assert kinds.variable(text, "x") == "x"
         assert text.isidentifier()
@@ -188,6 +196,7 @@ def test_ranges_of_addresses(text: str) -> None:
 
 @given(WORDS | st.text("netwrksolv=y no\n.:", max_size=60))
 @example("network=yes resolves=yes servers=").via("no resolver")
+@example("network=yes resolves=no servers=127.0.0.53 ::1%lo x%y").via("the host's stub")
 def test_what_a_build_container_says_of_its_network(text: str) -> None:
     try:
         found = dns.Facts.parse(text)
@@ -205,6 +214,31 @@ def test_what_a_build_prints(text: str) -> None:
     for shown in (clean(text), last_line(text), printable(text)):
         assert not set(shown) & set("\x1b\x9b\x07\x00\u202e")
     assert "\n" not in last_line(text)
+
+
+THINGS = WORDS | st.none() | st.integers() | st.lists(WORDS, max_size=2) | st.just((".it", ".x"))
+PARTS = ("name", "binary", "title", "state", "state_exclude", "secrets", "secret_keys",
+         "host_environment")  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(PARTS), THINGS, max_size=3))
+@example({"state": ("../x",)}).via("a way out of the home")
+@example({"name": "\ud800"}).via("half a surrogate")
+@example({"host_environment": ("A", "1x")}).via("no name of a variable")
+def test_what_a_plugin_says_of_its_tool(values: dict[str, object]) -> None:
+    """A tool with names and paths that can be used, or the reason why not."""
+    sane = {"name": "it", "binary": "it", "state": (".it",),
+            "install": lambda *_: "true", "command": lambda *_: ["it"]}  # fmt: skip
+    it = type("It", (Tool,), {**sane, **values})()
+    try:
+        found = check.sound(it)
+    except check.UnsoundError:
+        assert values
+        return
+    assert found.name.isascii()
+    for path in found.state:
+        assert not path.startswith("/")
+        assert ".." not in path.split("/")
 
 
 @given(st.binary(max_size=40) | st.sampled_from([b"[" * 100_000, b"9" * 5000, b"null", b"5"]),

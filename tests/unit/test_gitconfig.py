@@ -166,6 +166,7 @@ def test_another_directory_of_hooks_is_no_harmless_change(space: str) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(CLONED)
 def test_any_bytes_are_read(data: bytes) -> None:
     settings(data)
     harmless(CLONED, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,16 +11,23 @@ import pytest
 import tomli
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pluginkit import TOOLS, tool
 
-from coi.api import StateEntry, json_lines
+from coi.api import StateEntry, Tool, json_lines
 from coi.errors import CoiError
 from coi.tools import claude
 from coi.tools.documents import without_keys
+from coi.tools.manager import Manager
 from coi.tools.merge import MalformedError, load_object
 from coi.tools.prepare import answer, find_session_id
 
-ALL = ("claude", *TOOLS)
+ALL = ("claude", "aider", "codex", "copilot", "cursor", "gemini", "opencode", "qwen")
+
+
+@cache
+def tool(name: str) -> Tool:
+    return Manager.load().get(name)
+
+
 TEXT = st.text(max_size=8) | st.sampled_from(["\u2028", "\ud83d", "\0", "\x1b[2J", "-x", "../x"])
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
