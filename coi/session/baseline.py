@@ -160,6 +160,22 @@ def records(home: Path) -> list[Record]:
     return found
 
 
+def tidy(home: Path) -> None:
+    """Take away what a coi has left that was killed before it had written its record, or after
+    it had removed it."""
+    base = home / "protect"
+    with suppress(OSError):
+        for name in sorted({path.name.removesuffix(".lock") for path in base.iterdir()}):
+            lock = Lock(base / f"{name}.lock")
+            if (base / name / _NAME).exists() or not lock.try_acquire():
+                continue
+            gone = not (base / name / _NAME).exists()
+            if gone:
+                shutil.rmtree(base / name, ignore_errors=True)
+            lock.release(remove=gone)
+        base.rmdir()  # unless others are in it
+
+
 def _read(directory: Path) -> Record | None:
     path = directory / _NAME
     data = read_private(path, _MAX + 1)

@@ -286,7 +286,7 @@ def test_baselines_of_any_kind(data: bytes) -> None:
         assert all(type(p) is str for p in (*again.plan.deep, *again.plan.shallow, *again.paths))
 
 
-QUARANTINE = {
+QUARANTINE: dict[str, Any] = {
     "source": "/w", "session": ID, "at": "2026-01-01T00:00:00Z",
     "items": [
         {"path": ".git/config", "what": "changed", "kind": "file", "stored": "1", "left_as": "",
@@ -317,6 +317,28 @@ def test_quarantines_of_any_kind(data: bytes) -> None:
             settlement.content(kept, item)
         settlement.write(kept)
         assert settlement.all_of(top) == [kept]
+
+
+HEAD = {"source": "/w", "session": ID, "at": "2026-01-01T00:00:00Z"}
+
+
+@hard
+@given(st.lists(texts(HEAD, *QUARANTINE["items"]), max_size=3).map(b"\n".join))
+def test_journals_of_any_kind(data: bytes) -> None:
+    """Of one that a killed coi left, what is whole counts; with a record it does not."""
+    with home() as top:
+        directory = top / "quarantine/20260101-000000-00ff"
+        put(directory / "1", b"aside")
+        item = json.dumps(QUARANTINE["items"][0]).encode()
+        for rest in (data, item + b"\n" + item[: len(data)]):
+            put(directory / "journal", json.dumps(HEAD).encode() + b"\n" + rest)
+            for kept in settlement.all_of(top):
+                assert all(type(found) is Item for found in kept.items)
+        (kept,) = settlement.all_of(top)
+        assert [found.path for found in kept.items] == [".git/config"] * len(kept.items) != []
+        put(directory / "journal", data)
+        for kept in settlement.all_of(top):
+            assert type(kept.session) is str
 
 
 def test_the_samples_are_read() -> None:

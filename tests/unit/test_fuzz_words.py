@@ -218,13 +218,13 @@ def test_what_a_build_prints(text: str) -> None:
 
 THINGS = WORDS | st.none() | st.integers() | st.lists(WORDS, max_size=2) | st.just((".it", ".x"))
 PARTS = ("name", "binary", "title", "state", "state_exclude", "secrets", "secret_keys",
-         "host_environment")  # fmt: skip
+         "host_variables")  # fmt: skip
 
 
 @given(st.dictionaries(st.sampled_from(PARTS), THINGS, max_size=3))
 @example({"state": ("../x",)}).via("a way out of the home")
 @example({"name": "\ud800"}).via("half a surrogate")
-@example({"host_environment": ("A", "1x")}).via("no name of a variable")
+@example({"host_variables": ("A", "1x")}).via("no name of a variable")
 def test_what_a_plugin_says_of_its_tool(values: dict[str, object]) -> None:
     """A tool with names and paths that can be used, or the reason why not."""
     sane = {"name": "it", "binary": "it", "state": (".it",),
