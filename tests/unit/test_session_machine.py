@@ -469,11 +469,12 @@ def test_killed_while_it_puts_aside(life: Sessions, step: int) -> None:
 
 
 def test_lives_of_sessions() -> None:
+    """Without shrinking, which takes minutes: what failed is printed as it was."""
     run_state_machine_as_test(
         Sessions,
         settings=settings(
             max_examples=30, stateful_step_count=25, deadline=None,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.reuse, Phase.generate], report_multiple_bugs=False,
+            phases=[Phase.generate], report_multiple_bugs=False,
         ),
     )  # fmt: skip
