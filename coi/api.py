@@ -270,7 +270,7 @@ def json_lines(output: str) -> Iterator[dict[str, Any]]:
 
     Every other line is passed over: what it is cut from is not trusted.
     """
-    for line in output.splitlines():
+    for line in output.split("\n"):  # within a text JSON has other ends of a line, as they are
         if line.startswith("{"):
             try:
                 value = json.loads(line)

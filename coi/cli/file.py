@@ -21,7 +21,7 @@ app = typer.Typer(cls=Group, add_completion=False)
 _Recursive = Annotated[
     bool, typer.Option("-r", "--recursive", help="Directories with all in them.")
 ]
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SHOWN = 20  # notices of single files
 
 
@@ -144,7 +144,9 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if not found:
         raise UsageError(f"not a size: {text!r}", hint="for example --max-size 500M or 20G")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    unit = 1 << 10 * " KMGT".index(found[3].upper() or " ")
+    part = int((found[2] or "").ljust(18, "0"))
+    return int(found[1]) * unit + part * unit // 1_000_000_000_000_000_000
 
 
 def _report(output: Output, verb: str, done: Copied, source: str, target: str) -> None:

@@ -19,6 +19,7 @@ from coi.config.paths import PROJECT_CONFIG
 from coi.config.text import printable
 from coi.errors import CoiError
 from coi.files import make_private, read_all, read_private, replace_file, sync_directory
+from coi.records import path_text, typed
 
 MAX_SIZE = 64 * 1024  # bytes of a .coi.toml
 _MAX_ENTRY = 16 * 1024
@@ -96,7 +97,7 @@ def is_trusted(home: Path, file: ProjectFile) -> bool:
     entry = _read_entry(home / "trust", _entry_name(file.path))
     if entry is None:
         return False
-    return entry.get("path") == str(file.path) and entry.get("sha256") == file.digest
+    return entry["path"] == str(file.path) and entry["sha256"] == file.digest
 
 
 def approve(home: Path, file: ProjectFile) -> None:
@@ -153,14 +154,14 @@ def approvals(home: Path) -> tuple[Approval, ...]:
     found: list[Approval] = []
     for name in names:
         entry = None if name.startswith(".") else _read_entry(directory, name)
-        if entry is None or not entry.get("path"):
+        if entry is None:
             continue
         path = Path(entry["path"])
         now = read_project(path.parent)
         state = "missing" if now is None else "changed"
         if isinstance(now, ProjectFile) and is_trusted(home, now) and now.path == path:
             state = "trusted"
-        found.append(Approval(path, entry.get("sha256", ""), entry.get("approved_at", ""), state))
+        found.append(Approval(path, entry["sha256"], entry["approved_at"], state))
     return tuple(sorted(found, key=lambda approval: str(approval.path)))
 
 
@@ -175,9 +176,9 @@ def _read_entry(directory: Path, name: str) -> Mapping[str, str] | None:
 
     data = read_private(directory / name, _MAX_ENTRY)
     try:
-        entry = json.loads(data or b"")
+        entry: dict[str, str] = json.loads(data or b"")
+        typed(entry, path=str, sha256=str, approved_at=str)
+        path_text(entry["path"])
     except (ValueError, RecursionError):
         return None
-    if not isinstance(entry, dict):
-        return None
-    return {key: value for key, value in entry.items() if isinstance(value, str)}
+    return entry

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from coi.errors import CoiError
 from coi.incus.acls import NetworkAcl
 from coi.incus.batch import look
+from coi.incus.client import count, keys, listed, shaped, table
 from coi.incus.images import Image
 from coi.incus.instances import Instance
 from coi.incus.networks import Network
@@ -159,7 +160,7 @@ def of_host(config: Config, home: Path) -> Host:
     disabled = config.incus.disable_shift
     try:
         heard = tuple(listening(""))
-    except OSError:
+    except CoiError:
         heard = ()
     return Host(
         os.getuid(),
@@ -253,29 +254,34 @@ def of_incus(engine: Engine) -> tuple[str, Server | None, CoiError | None]:
             "instances": "/1.0/instances?recursion=1",
         },
     )
-    server = parsed((first or {}).get("environment") or {}, found)
-    if server.pool is not None:
-        path = f"/1.0/storage-pools/{server.pool.name}/resources"
-        server = parsed(server.environment, {**found, **look(client, {"space": path})})
+    try:
+        server = parsed(table(table(first).get("environment")), found)
+        if server.pool is not None:
+            path = f"/1.0/storage-pools/{server.pool.name}/resources"
+            server = parsed(server.environment, {**found, **look(client, {"space": path})})
+    except CoiError as error:
+        return version, None, error
     return version, server, None
 
 
+@shaped
 def parsed(environment: Mapping[str, Any], found: Mapping[str, Any]) -> Server:
     """The answers as nouns; an error is none of its kind."""
     errors = {name: value for name, value in found.items() if isinstance(value, CoiError)}
     good = {name: value for name, value in found.items() if name not in errors}
     profile = good.get("profile")
-    space = (good.get("space") or {}).get("space") or {}
+    space = table(table(good.get("space")).get("space"))
+    total, used = (count(space.get(key)) for key in ("total", "used"))
     return Server(
         environment,
-        (good.get("project") or {}).get("config") or {},
+        keys(table(good.get("project")).get("config")),
         Profile.parse(profile) if profile else None,
-        tuple(Pool.parse(row) for row in good.get("pools") or ()),
-        tuple(Network.parse(row) for row in good.get("networks") or ()),
-        tuple(NetworkAcl.parse(row) for row in good.get("acls") or ()),
-        tuple(Image.parse(row) for row in good.get("images") or ()),
-        tuple(Instance.parse(row) for row in good.get("instances") or ()),
-        (int(space["total"]), int(space["used"])) if space.get("total") else None,
+        tuple(listed(Pool.parse, good.get("pools"))),
+        tuple(listed(Network.parse, good.get("networks"))),
+        tuple(listed(NetworkAcl.parse, good.get("acls"))),
+        tuple(listed(Image.parse, good.get("images"))),
+        tuple(listed(Instance.parse, good.get("instances"))),
+        (total, used) if total else None,
         errors,
     )
 

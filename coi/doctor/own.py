@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from coi.doctor.report import Check, fail, few, ok, warn
 
 GIB = 1 << 30
 RANGE = 65536  # ids that one container takes
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _NAMED = 3  # paths that a command names one by one
 
 
@@ -99,7 +101,7 @@ def _ranges(text: str) -> Iterator[tuple[int, int]]:
     for line in text.splitlines():
         owner, _, rest = line.partition(":")
         first, _, count = rest.partition(":")
-        if owner in ("root", "0") and first.isdecimal() and count.isdecimal():
+        if owner in ("root", "0") and _DIGITS.fullmatch(first) and _DIGITS.fullmatch(count):
             yield int(first), int(first) + int(count)
 
 

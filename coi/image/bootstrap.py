@@ -79,6 +79,7 @@ rm -f "$1/etc/hostname"
 : > "$1/etc/machine-id"
 """
 
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _SUITE = re.compile(r"[a-z][a-z0-9.+-]*")
 _TEMPLATES = {
     "hostname.tpl": "{{ container.name }}\n",
@@ -351,7 +352,7 @@ def _has_range(path: str, names: set[str]) -> bool:
         return False
     for line in lines:
         fields = line.split(":")
-        if len(fields) != 3 or fields[0] not in names or not fields[2].isdigit():
+        if len(fields) != 3 or fields[0] not in names or not _DIGITS.fullmatch(fields[2]):
             continue
         if int(fields[2]) >= 65536:
             return True

@@ -15,7 +15,7 @@ from coi.image.builder import Builder, BuildResult, Plan
 from coi.image.host import HostSettings, read_host
 from coi.image.progress import Progress
 from coi.image.recipe import Inputs, Step, clean_step, custom_hash, recipe_hash, steps
-from coi.incus.client import Client
+from coi.incus.client import Client, table
 from coi.incus.images import Images
 from coi.incus.process import Runner
 
@@ -164,7 +164,7 @@ def _as_command(text: str) -> str:
 
 def _architecture(client: Client) -> str:
     server = client.query("GET", "/1.0", action="ask Incus")
-    return str((server.get("environment") or {}).get("kernel_architecture") or "x86_64")
+    return str(table(table(server).get("environment")).get("kernel_architecture") or "x86_64")
 
 
 def _host_settings(environ: Mapping[str, str]) -> HostSettings:

@@ -16,7 +16,7 @@ from coi.files import make_private
 from coi.image.progress import Progress, clean, last_line
 from coi.image.recipe import Step
 from coi.image.signals import deferred
-from coi.incus.client import Client
+from coi.incus.client import Client, listed, table
 from coi.incus.errors import NOT_ENTERED, MissingError
 from coi.incus.instances import ENTER_DEADLINE, Instance, Instances
 from coi.incus.process import Completed, Process, memory_file
@@ -236,9 +236,18 @@ class BuildContainer:
         return ImageContext(words[0], words[1] if len(words) > 1 else "", architecture, user)
 
     def package_host(self, mirror: str) -> str:
-        """A host that the build must be able to find: where packages come from."""
+        """A host that the build must be able to find: where packages come from.
+
+        Raises:
+            UsageError: the mirror is no URL.
+        """
         if mirror:
-            return urlsplit(mirror).hostname or mirror
+            try:
+                return urlsplit(mirror).hostname or mirror
+            except ValueError as error:
+                raise UsageError(
+                    f"build.mirror is no URL: {mirror!r}", details=str(error)
+                ) from error
         done = self.execute("cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null || :")
         found = re.search(rb"^[^#\n]*https?://([A-Za-z0-9.-]+)", done.stdout, re.MULTILINE)
         return found.group(1).decode() if found else "deb.debian.org"
@@ -323,12 +332,13 @@ def _busy(client: Client, name: str) -> bool:
     answer = client.query(
         "GET", "/1.0/operations", params={"recursion": "1"}, action="list operations"
     )
-    for group in (answer or {}).values():
-        for operation in group or ():
+    for group in table(answer).values():
+        for operation in listed(table, group):
             if operation.get("status_code") not in (103, 105, 106):  # running, pending, starting
                 continue
-            for urls in (operation.get("resources") or {}).values():
-                if any(url.split("?")[0].rsplit("/", 1)[-1] == name for url in urls or ()):
+            for urls in table(operation.get("resources")).values():
+                found = listed(str, urls)
+                if any(url.split("?")[0].rsplit("/", 1)[-1] == name for url in found):
                     return True
     return False
 

@@ -187,7 +187,12 @@ def _proxies(environ: Mapping[str, str], notes: list[str]) -> tuple[tuple[str, s
         value = environ.get(name) or environ.get(name.upper()) or ""
         if not value or any(ord(c) < 0x20 for c in value):
             continue
-        if name != "no_proxy" and _is_loopback(urlsplit(value).hostname or ""):
+        try:
+            host = urlsplit(value).hostname if name != "no_proxy" else None
+        except ValueError:
+            notes.append(f"{name} is no URL: the build goes without it")
+            continue
+        if _is_loopback(host or ""):
             notes.append(f"{name} names this machine's loopback: the build goes without it")
             continue
         found.append((name, value))

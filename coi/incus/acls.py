@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, Use, segment, uses
+from coi.incus.client import Client, Use, keys, listed, named, segment, shaped, uses
 from coi.incus.errors import MissingError
 from coi.records import record
 
@@ -38,13 +38,14 @@ class NetworkAcl:
         return {"egress": list(self.egress), "ingress": list(self.ingress)}
 
     @classmethod
+    @shaped
     def parse(cls, data: Mapping[str, Any]) -> NetworkAcl:
         """From ``GET /1.0/network-acls/<name>``."""
         return cls(
-            name=data["name"],
-            config=data.get("config") or {},
-            egress=tuple(data.get("egress") or ()),
-            ingress=tuple(data.get("ingress") or ()),
+            name=named(data["name"]),
+            config=keys(data.get("config")),
+            egress=tuple(listed(keys, data.get("egress"))),
+            ingress=tuple(listed(keys, data.get("ingress"))),
             used_by=uses(data.get("used_by")),
         )
 
@@ -60,7 +61,7 @@ class NetworkAcls:
         rows = self.client.query(
             "GET", "/1.0/network-acls", params={"recursion": "1"}, action="list network ACLs"
         )
-        return [NetworkAcl.parse(row) for row in rows or ()]
+        return listed(NetworkAcl.parse, rows)
 
     def find(self, name: str) -> NetworkAcl | None:
         """One ACL, or None."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from coi.errors import CoiError, UnavailableError, UsageError
 from coi.incus.errors import IncusError, classify
 from coi.incus.process import Completed, Runner, read_all
 from coi.incus.shield import shielded
+
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 120.0  # seconds for one REST call; the daemon's own limit is longer
 
@@ -116,7 +119,7 @@ class Client:
             return None
         try:
             reply = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise IncusError(
                 "Incus answered with something that is not JSON", details=text[:2000]
             ) from error
@@ -251,6 +254,100 @@ def segment(name: str) -> str:
     if name in ("", ".", "..") or any(ord(c) < 0x20 or ord(c) == 0x7F for c in name):
         raise UsageError(f"not a usable name: {name!r}")
     return quote(name, safe="")
+
+
+def shaped(parse: Callable[..., T]) -> Callable[..., T]:
+    """What makes a model of part of an answer, in its last argument: an answer of another form
+    is an error that shows it."""
+
+    @wraps(parse)
+    def checked(*args: Any) -> T:
+        try:
+            return parse(*args)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _misshapen(args[-1]) from error
+
+    return checked
+
+
+def listed(parse: Callable[[Any], T], answer: Any) -> list[T]:
+    """The models of an answer that is a list, or null.
+
+    Raises:
+        IncusError: it has another form.
+    """
+    if not isinstance(answer, list | None):
+        raise _misshapen(answer)
+    return [parse(row) for row in answer or ()]
+
+
+def table(answer: Any) -> Mapping[str, Any]:
+    """An answer that is an object, or null.
+
+    Raises:
+        IncusError: it has another form.
+    """
+    if not isinstance(answer, dict | None):
+        raise _misshapen(answer)
+    return answer or {}
+
+
+def text(value: Any) -> str:
+    """A text, '' for null.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, str | None):
+        raise TypeError("not a text")
+    return value or ""
+
+
+def count(value: Any) -> int:
+    """A number of something, 0 for null.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, int | None) or isinstance(value, bool):
+        raise TypeError("not a whole number")
+    return value or 0
+
+
+def named(value: Any) -> str:
+    """A text that is never missing.
+
+    Raises:
+        TypeError: it is something else, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise TypeError("not a name")
+    return value
+
+
+def keys(value: Any) -> dict[str, str]:
+    """An object of texts, as ``config`` and a device are; none for null.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    found = value or {}
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise TypeError("not an object of texts")
+    return found
+
+
+def devices(value: Any) -> dict[str, dict[str, str]]:
+    """``devices``: an object of :func:`keys`; none for null."""
+    return {name: keys(device) for name, device in table(value).items()}
+
+
+def _misshapen(answer: Any) -> IncusError:
+    try:
+        shown = json.dumps(answer, default=str)[:2000]
+    except RecursionError:
+        shown = "nested too deeply"
+    return IncusError("Incus answered with something of another form", details=shown)
 
 
 class Use(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from coi.incus.client import Client, segment
+from coi.incus.client import Client, count, keys, listed, named, segment, shaped, table, text
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, IncusError, MissingError
 from coi.records import record
 
@@ -47,21 +47,26 @@ class Image:
     public: bool = False
 
     @classmethod
+    @shaped
     def parse(cls, data: Mapping[str, Any]) -> Image:
         """From one element of ``GET /1.0/images?recursion=1``."""
         return cls(
-            fingerprint=data["fingerprint"],
-            aliases=tuple(sorted(alias["name"] for alias in data.get("aliases") or ())),
-            properties={k: str(v) for k, v in (data.get("properties") or {}).items()},
-            architecture=data.get("architecture") or "",
-            type=data.get("type") or "container",
-            size=int(data.get("size") or 0),
-            created_at=data.get("created_at") or "",
-            uploaded_at=data.get("uploaded_at") or "",
-            last_used_at=data.get("last_used_at") or "",
+            fingerprint=named(data["fingerprint"]),
+            aliases=tuple(sorted(listed(_alias, data.get("aliases")))),
+            properties=keys(data.get("properties")),
+            architecture=text(data.get("architecture")),
+            type=text(data.get("type")) or "container",
+            size=count(data.get("size")),
+            created_at=text(data.get("created_at")),
+            uploaded_at=text(data.get("uploaded_at")),
+            last_used_at=text(data.get("last_used_at")),
             cached=bool(data.get("cached")),
             public=bool(data.get("public")),
         )
+
+
+def _alias(row: Any) -> str:
+    return named(row["name"])
 
 
 class Images:
@@ -76,7 +81,7 @@ class Images:
         rows = self.client.query(
             "GET", "/1.0/images", params={"recursion": "1"}, action="list images"
         )
-        return [Image.parse(row) for row in rows or ()]
+        return listed(Image.parse, rows)
 
     def find(self, name: str) -> Image | None:
         """The image with this alias, or this fingerprint or a prefix of it
@@ -158,7 +163,12 @@ class Images:
         operation = self.client.query(
             "POST", "/1.0/images", body=body, action=f"publish {instance}"
         )
-        return str(operation["id"])
+        found = table(operation).get("id")
+        if not isinstance(found, str):
+            raise IncusError(
+                "cannot publish: Incus names no operation", details=str(operation)[:2000]
+            )
+        return found
 
     def finish_publish(self, operation: str, timeout: float = TRANSFER_TIMEOUT) -> str:
         """Wait for :meth:`start_publish`; the new image's fingerprint.
@@ -173,11 +183,12 @@ class Images:
             timeout=timeout + 5,
             action="publish the image",
         )
+        done = table(done)
         if done.get("err"):
             from coi.incus.errors import classify
 
             raise classify(str(done["err"]), action="publish the image")
-        fingerprint = (done.get("metadata") or {}).get("fingerprint")
+        fingerprint = table(done.get("metadata")).get("fingerprint")
         if not fingerprint:
             raise IncusError(
                 "cannot publish the image",

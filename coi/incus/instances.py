@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, Pending, segment
+from coi.incus.client import Client, Pending, devices, keys, listed, named, segment, shaped, text
 from coi.incus.errors import NOT_BACKED_UP, NOT_ENTERED, MissingError, TooSmallError
 from coi.incus.process import Completed
 from coi.records import record
@@ -61,18 +61,19 @@ class Instance:
         return self.config.get(CONFIG_PREFIX + key, "")
 
     @classmethod
+    @shaped
     def parse(cls, data: Mapping[str, Any]) -> Instance:
         """From one element of ``GET /1.0/instances?recursion=1`` or 2."""
         return cls(
-            name=data["name"],
-            status=data["status"],
-            created_at=data.get("created_at") or "",
+            name=named(data["name"]),
+            status=named(data["status"]),
+            created_at=text(data.get("created_at")),
             ephemeral=bool(data.get("ephemeral")),
-            project=data.get("project") or "default",
-            config=data.get("config") or {},
-            devices=data.get("devices") or {},
+            project=text(data.get("project")) or "default",
+            config=keys(data.get("config")),
+            devices=devices(data.get("devices")),
             ipv4=_first_ipv4(data.get("state")),
-            expanded=data.get("expanded_devices") or {},
+            expanded=devices(data.get("expanded_devices")),
         )
 
 
@@ -102,7 +103,7 @@ class Instances:
             params={"recursion": "2" if state else "1"},
             action="list instances",
         )
-        return [Instance.parse(row) for row in rows or ()]
+        return listed(Instance.parse, rows)
 
     def get(self, name: str) -> Instance:
         """One instance.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, Pending, Use, segment, uses
+from coi.incus.client import Client, Pending, Use, keys, listed, named, segment, shaped, text, uses
 from coi.incus.errors import IncusError, MissingError
 from coi.records import record
 
@@ -41,14 +41,15 @@ class Network:
     used_by: tuple[Use, ...] = ()
 
     @classmethod
+    @shaped
     def parse(cls, data: Mapping[str, Any]) -> Network:
         """From ``GET /1.0/networks/<name>``."""
         return cls(
-            name=data["name"],
-            type=data.get("type") or "",
+            name=named(data["name"]),
+            type=text(data.get("type")),
             managed=bool(data.get("managed")),
-            status=data.get("status") or "",
-            config=data.get("config") or {},
+            status=text(data.get("status")),
+            config=keys(data.get("config")),
             used_by=uses(data.get("used_by")),
         )
 
@@ -83,10 +84,7 @@ class Networks:
             params={"recursion": "1"},
             action=f"list forwards of network {name}",
         )
-        return {
-            str(row["listen_address"]): str((row.get("config") or {}).get("target_address", ""))
-            for row in rows or ()
-        }
+        return dict(listed(_forward, rows))
 
     def create(self, body: Mapping[str, Any]) -> None:
         """``POST /1.0/networks``; the daemon leaves nothing of one that fails.
@@ -146,7 +144,12 @@ class Networks:
 
 def parsed(rows: Sequence[Mapping[str, Any]] | None) -> list[Network]:
     """The answer to :meth:`Networks.start_all`."""
-    return [Network.parse(row) for row in rows or ()]
+    return listed(Network.parse, rows)
+
+
+@shaped
+def _forward(row: Mapping[str, Any]) -> tuple[str, str]:
+    return named(row["listen_address"]), keys(row.get("config")).get("target_address", "")
 
 
 def _path(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, segment
+from coi.incus.client import Client, keys, named, segment, shaped, text
 from coi.incus.errors import MissingError
 from coi.records import record
 
@@ -34,9 +34,15 @@ class Pool:
         return self.driver != "dir"
 
     @classmethod
+    @shaped
     def parse(cls, data: Mapping[str, Any]) -> Pool:
         """From ``GET /1.0/storage-pools/<name>``."""
-        return cls(data["name"], data["driver"], data.get("status") or "", data.get("config") or {})
+        return cls(
+            named(data["name"]),
+            named(data["driver"]),
+            text(data.get("status")),
+            keys(data.get("config")),
+        )
 
 
 class Pools:

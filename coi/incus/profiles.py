@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, segment
+from coi.incus.client import Client, devices, keys, named, segment, shaped
 from coi.incus.errors import MissingError
 from coi.records import record
 
@@ -20,9 +20,10 @@ class Profile:
     devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
+    @shaped
     def parse(cls, data: Mapping[str, Any]) -> Profile:
         """From ``GET /1.0/profiles/<name>``."""
-        return cls(data["name"], data.get("config") or {}, data.get("devices") or {})
+        return cls(named(data["name"]), keys(data.get("config")), devices(data.get("devices")))
 
 
 class Profiles:

@@ -18,7 +18,7 @@ from typing import Any
 
 from coi.errors import CoiError
 from coi.files import make_private, read_private, replace_file
-from coi.records import record
+from coi.records import record, texts
 
 FORMAT = 1
 MAX_SIZE = 4 << 20  # bytes of a file: some 200,000 addresses
@@ -129,8 +129,15 @@ def _stale(answer: Answer | None, minutes: int) -> bool:
         return True
     if minutes == 0:
         return False
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(answer.resolved_at)
+    age = datetime.now(timezone.utc) - _when(answer.resolved_at)
     return not timedelta(0) <= age < timedelta(minutes=minutes)
+
+
+def _when(text: str) -> datetime:
+    """One reader for all: what is taken from a file is understood afterwards."""
+    if not text.isascii():
+        raise ValueError("digits of another script")
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
 
 
 def path_of(directory: Path, policy: str) -> Path:
@@ -161,8 +168,8 @@ def _parse(document: Any) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
     for domain, entry in document["answers"].items():
         resolved_at = entry["resolved_at"]
-        datetime.strptime(resolved_at, "%Y-%m-%dT%H:%M:%S%z")
-        addresses = tuple(sorted({IPv4Address(str(text)) for text in entry["addresses"]}))
+        _when(resolved_at)
+        addresses = tuple(sorted({IPv4Address(text) for text in texts(entry["addresses"])}))
         if addresses:
             found[domain] = Answer(addresses, resolved_at)
     return found

@@ -19,7 +19,7 @@ from coi.files import make_private, read_private, replace_file
 from coi.incus.instances import CONFIG_PREFIX
 from coi.network.choice import NIC
 from coi.network.policy import Policy
-from coi.records import record
+from coi.records import record, text_map, texts, typed
 
 FORMAT = 2
 MAX_SIZE = 1 << 16  # bytes of a record
@@ -153,14 +153,14 @@ def load(path: Path) -> Attachment | None:
 def _parse(row: Any) -> Attachment | None:
     if row["format"] != FORMAT or row["backend"] not in get_args(Backend):
         return None
-    texts = {key: str(row[key]) for key in _TEXTS}
+    typed(row, **dict.fromkeys((*_TEXTS, "gateway"), str))
     return Attachment(
         cast(Backend, row["backend"]),
-        device={str(key): str(value) for key, value in row["device"].items()},
-        gateway=IPv4Address(str(row["gateway"])) if row["gateway"] else None,
-        nameservers=tuple(IPv4Address(str(text)) for text in row["nameservers"]),
-        masked=tuple(map(str, row["masked"])),
-        **texts,
+        device=text_map(row["device"]),
+        gateway=IPv4Address(row["gateway"]) if row["gateway"] else None,
+        nameservers=tuple(map(IPv4Address, texts(row["nameservers"]))),
+        masked=texts(row["masked"]),
+        **{key: row[key] for key in _TEXTS},
     )
 
 

@@ -19,13 +19,14 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError
 from coi.files import read_private, replace_file
 from coi.network.lock import locked
-from coi.records import record
+from coi.records import path_text, record, texts, typed
 
 if TYPE_CHECKING:
     from coi.network.attachment import Attachment
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 MAX_SIZE = 1 << 20  # bytes of a file
+
+_SWITCHES = ("private", "local_ingress", "metadata", "logged")  # of a policy
 
 # What the process is given of the environment: nothing that may be a secret.
 _KEPT = ("HOME", "PATH", "LANG", "TZ", "INCUS_", "XDG_", "PYTHON", "LD_LIBRARY_PATH")
@@ -142,9 +145,25 @@ def load(path: Path) -> Duty | None:
     data = read_private(path, MAX_SIZE)
     try:
         row = json.loads(data or b"")
-        return Duty(**row) if row.pop("format") == FORMAT else None
+        if row.pop("format") != FORMAT:
+            return None
+        return _checked(Duty(**row))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _checked(duty: Duty) -> Duty:
+    row, policy = vars(duty), duty.policy
+    typed(row, **{**dict.fromkeys(row, str), "minutes": int, "inside": bool, "policy": dict})
+    typed(policy, mode=str, **dict.fromkeys(_SWITCHES, bool))
+    if set(policy) != {"mode", "domains", "networks", *_SWITCHES}:
+        raise ValueError("another coi's policy")
+    texts(policy["domains"])
+    for network in texts(policy["networks"]):
+        IPv4Network(network)
+    path_text(duty.hash)
+    path_text(duty.log)
+    return duty
 
 
 def _record(directory: Path, fence: Fence, made: Attachment) -> Path:

@@ -42,10 +42,9 @@ def view(path: Path = FIB_TRIE) -> HostView:
         CoiError: they cannot be read, or show no address at all.
     """
     try:
-        text = path.read_text("ascii")
+        entries = list(_entries(path.read_text("ascii")))
     except (OSError, ValueError) as error:
         raise CoiError("cannot find out the host's addresses", details=str(error)) from error
-    entries = list(_entries(text))
     addresses = {net[0] for net, kind in entries if kind == "LOCAL" and net.prefixlen == 32}
     subnets = {net for net, kind in entries if kind not in ("LOCAL", "BROADCAST")}
     if not addresses:

@@ -23,6 +23,7 @@ from coi.records import record
 
 KMSG = Path("/dev/kmsg")
 OVN = Path("/var/log/ovn/ovn-controller.log")
+_PORT = re.compile(r"[0-9]{1,5}")
 _RECORD = 8192  # bytes: CONSOLE_EXT_LOG_MAX of the kernel
 _FIELD = re.compile(r"\b(IN|OUT|SRC|DST|PROTO|SPT|DPT)=(\S*)")
 _TAIL = 8 << 20  # bytes of OVN's log that are looked at
@@ -119,7 +120,7 @@ def parse_ovn(lines: Iterable[str], uuid: str) -> Iterator[Refused]:
             way,
             fields.get(f"nw_{end}") or fields.get(f"ipv6_{end}") or "",
             protocol,
-            int(port) if port.isdigit() and protocol in ("tcp", "udp", "sctp") else None,
+            int(port) if _PORT.fullmatch(port) and protocol in ("tcp", "udp", "sctp") else None,
         )
 
 
@@ -156,8 +157,8 @@ def parse(
         ends = fields.get("SRC"), fields.get("DST")
         if address not in ends:
             continue
-        way = "egress" if fields["SRC"] == address else "ingress"
-        with suppress(ValueError, IndexError):
+        way = "egress" if fields.get("SRC") == address else "ingress"
+        with suppress(ValueError, IndexError, KeyError, OverflowError, OSError):
             at = booted + int(head.split(",")[2]) / 1e6
             port = fields.get("DPT")
             yield Refused(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface
 
 from coi.errors import CoiError, RefusedError
-from coi.incus.client import Client
+from coi.incus.client import Client, listed, table
 from coi.incus.networks import Network
 from coi.network.attachment import Attachment, Scope
 from coi.network.host import HostView
@@ -59,7 +59,7 @@ def ensure(
             hint="network.backend = 'auto'",
         )
     server = client.query("GET", "/1.0", action="ask Incus what it can")
-    if EXTENSION not in (server.get("api_extensions") or ()):
+    if EXTENSION not in listed(str, table(server).get("api_extensions")):
         raise RefusedError(
             "cannot enforce the network policy: this Incus has no ACLs for NICs on bridges",
             details=f"It lacks the API extension {EXTENSION}.",

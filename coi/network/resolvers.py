@@ -102,7 +102,16 @@ def check(
     """
     if (policy.mode != "allowlist" and report is None) or guarded(stamp):
         return
-    found = listening(network, proc)
+    try:
+        found = listening(network, proc)
+    except CoiError as error:
+        if policy.mode != "allowlist":
+            return
+        raise RefusedError(
+            "cannot enforce the allowlist: sessions might ask other resolvers of this host",
+            details=f"{error.brief}: {error.details}",
+            hint=HINT,
+        ) from error
     if not found:
         return
     if policy.mode == "allowlist":
@@ -117,14 +126,23 @@ def check(
 
 
 def listening(network: str, proc: Path = _NET) -> list[str]:
-    """Where resolvers listen that are not the policy's own, and reached from its bridge."""
-    own = list(_subnets(proc, {network, names_of(network)}))
-    found = {
-        address
-        for name, state in _SOCKETS.items()
-        for address in _bound(proc / name, state)
-        if not address.is_loopback and not any(address in subnet for subnet in own)
-    }
+    """Where resolvers listen that are not the policy's own, and reached from its bridge.
+
+    Raises:
+        CoiError: the kernel's tables cannot be read, or understood.
+    """
+    try:
+        own = list(_subnets(proc, {network, names_of(network)}))
+        found = {
+            address
+            for name, state in _SOCKETS.items()
+            for address in _bound(proc / name, state)
+            if not address.is_loopback and not any(address in subnet for subnet in own)
+        }
+    except (OSError, ValueError, IndexError, OverflowError) as error:
+        raise CoiError(
+            "cannot find out which resolvers listen on this host", details=str(error)
+        ) from error
     return [str(address) for address in sorted(found)]
 
 

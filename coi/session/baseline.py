@@ -18,7 +18,7 @@ from typing import Any
 
 from coi.errors import CoiError
 from coi.files import make_private, read_private, replace_file
-from coi.records import record
+from coi.records import path_text, record, text_map, texts, typed
 from coi.session.locks import Lock
 from coi.workspace.fingerprint import Entries, Entry
 from coi.workspace.protect import Plan
@@ -160,6 +160,22 @@ def records(home: Path) -> list[Record]:
     return found
 
 
+def tidy(home: Path) -> None:
+    """Take away what a coi has left that was killed before it had written its record, or after
+    it had removed it."""
+    base = home / "protect"
+    with suppress(OSError):
+        for name in sorted({path.name.removesuffix(".lock") for path in base.iterdir()}):
+            lock = Lock(base / f"{name}.lock")
+            if (base / name / _NAME).exists() or not lock.try_acquire():
+                continue
+            gone = not (base / name / _NAME).exists()
+            if gone:
+                shutil.rmtree(base / name, ignore_errors=True)
+            lock.release(remove=gone)
+        base.rmdir()  # unless others are in it
+
+
 def _read(directory: Path) -> Record | None:
     path = directory / _NAME
     data = read_private(path, _MAX + 1)
@@ -169,14 +185,15 @@ def _read(directory: Path) -> Record | None:
         values: dict[str, Any] = json.loads(data or b"")
         if values["format"] != FORMAT:
             values = {}  # of another coi: what it needs is not there
+        typed(values, source=str, on_change=str)
         return Record(
             directory,
-            Path(values["source"]),
-            Plan(**{key: tuple(paths) for key, paths in values["plan"].items()}),
-            {path: Entry.from_json(entry) for path, entry in values["entries"].items()},
-            tuple(values["paths"]),
+            Path(path_text(values["source"])),
+            Plan(**{key: _paths(given) for key, given in values["plan"].items()}),
+            {path_text(p): Entry.from_json(entry) for p, entry in values["entries"].items()},
+            _paths(values["paths"]),
             values["on_change"],
-            {token: Kept(**kept) for token, kept in values["sessions"].items()},
+            {token: _kept(kept) for token, kept in values["sessions"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CoiError(
@@ -184,3 +201,15 @@ def _read(directory: Path) -> Record | None:
             details=f"{path}: {error}",
             hint=f"look at the workspace's .git/config and .git/hooks, then remove {directory}",
         ) from error
+
+
+def _paths(given: object) -> tuple[str, ...]:
+    return tuple(map(path_text, texts(given)))
+
+
+def _kept(row: Any) -> Kept:
+    kept = Kept(**row)
+    typed(vars(kept), instance=str, remote=str, project=str, devices=dict, settled=bool)
+    for device in (*kept.devices.values(), kept.workspace):
+        text_map(device)
+    return kept

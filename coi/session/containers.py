@@ -165,7 +165,7 @@ def stop(engine: Engine, name: str, *, force: bool) -> None:
             if not row.ephemeral:
                 raise
     if row.coi("state") == SAVED:
-        guard.settle(engine, row.coi("session-id"))
+        guard.settle(engine, row.coi("session-id"), row.name)
 
 
 def delete(engine: Engine, name: str, *, force: bool) -> None:

@@ -146,13 +146,13 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
         raise
     if keep:
         instances.set_state(session.instance, "stop", force=True)
-        devices = guard.given_back(engine, session.id)
+        devices = guard.given_back(engine, session.id, session.instance)
         instances.update(session.instance, config={"user.coi.state": SAVED}, devices=devices)
-        guard.settle(engine, session.id)
+        guard.settle(engine, session.id, session.instance)
         engine.report("Container stopped and kept")
         return Outcome.KEPT
     dismiss(engine, session.instance)
-    guard.settle(engine, session.id)
+    guard.settle(engine, session.id, session.instance)
     engine.report("Container removed")
     return Outcome.REMOVED
 
@@ -207,6 +207,15 @@ def _start_to_save(engine: Engine, session: Session, *, keep: bool) -> None:
             raise
         instances.update(session.instance, devices=bare)
         instances.set_state(session.instance, "start")
+
+
+def superseded(engine: Engine, row: Instance) -> bool:
+    """Whether what a kept instance has is older than what is saved: its session was resumed in
+    another one, and saved from there."""
+    if row.coi("state") != SAVED:
+        return False
+    saved = next((s for s in engine.store.all() if s.id == row.coi("session-id")), None)
+    return saved is not None and saved.container != row.name
 
 
 def save_running(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from coi.errors import FAILING, CoiError, RefusedError, disk_error
 from coi.incus.errors import MissingError
-from coi.session.baseline import Kept, Record, opened, records
+from coi.session.baseline import Kept, Record, opened, records, tidy
 from coi.session.body import workspace_device
 from coi.workspace.directory import INSIDE
 
@@ -123,14 +123,20 @@ def remember(engine: Engine, token: str) -> None:
 
 
 @contextmanager
-def _of(engine: Engine, token: str) -> Iterator[Record | None]:
-    """The record that a session is in, locked, or None."""
+def _of(engine: Engine, token: str, instance: str = "") -> Iterator[Record | None]:
+    """The record that a session is in, locked, or None.
+
+    Args:
+        instance: where the session is, if that is known: one that was kept, and whose session
+            goes on in another, has no part in the record.
+    """
     source = next((r.source for r in records(engine.home) if token in r.sessions), None)
     if source is None:
         yield None
         return
     with opened(engine.home, source) as record:
-        yield record if token in record.sessions else None
+        kept = record.sessions.get(token)
+        yield record if kept and instance in ("", kept.instance) else None
 
 
 def watching(engine: Engine, instance: str) -> Payload | None:
@@ -153,14 +159,18 @@ def ended(engine: Engine, token: str, instance: str, payload: Payload | None) ->
             if row is None or row.stopped:
                 break
             time.sleep(_POLL)
-    settle(engine, token)
+    settle(engine, token, instance)
 
 
-def settle(engine: Engine, token: str) -> None:
+def settle(engine: Engine, token: str, instance: str = "") -> None:
     """Compare, and forget the session: nothing of it runs. Where that cannot be done it is
-    said, and the next coi tries again."""
+    said, and the next coi tries again.
+
+    Args:
+        instance: as :func:`_of` has it.
+    """
     try:
-        with _of(engine, token) as record:
+        with _of(engine, token, instance) as record:
             if record is not None and _compare(engine, record, token):
                 record.forget(token)
     except (CoiError, OSError) as error:
@@ -192,7 +202,7 @@ def close(engine: Engine, token: str, instance: str) -> None:
     It is started once more, so that its state can be read, and what starts in it then is its
     own affair: it must not reach the workspace.
     """
-    with _of(engine, token) as record:
+    with _of(engine, token, instance) as record:
         if record is None or record.sessions[token].settled:
             return
         kept = record.sessions[token]
@@ -214,9 +224,9 @@ def close(engine: Engine, token: str, instance: str) -> None:
             record.write(durable=True)
 
 
-def given_back(engine: Engine, token: str) -> Devices:
+def given_back(engine: Engine, token: str, instance: str) -> Devices:
     """The devices of a stopped instance that is kept: its workspace again."""
-    with _of(engine, token) as record:
+    with _of(engine, token, instance) as record:
         if record is None or not record.sessions[token].workspace:
             return {}
         return {"workspace": dict(record.sessions[token].workspace)}
@@ -230,6 +240,7 @@ def sweep(engine: Engine, rows: Iterable[Instance]) -> None:
     """
     if not (engine.home / "protect").is_dir():
         return
+    tidy(engine.home)
     by_name = {row.name: row for row in rows}
     client = engine.client
     for record in records(engine.home):
@@ -257,11 +268,11 @@ def _settle_left(engine: Engine, token: str, instance: str) -> None:
     """
     row = engine.instances.find(instance)
     if row is None:
-        settle(engine, token)
+        settle(engine, token, instance)
     elif not row.stopped or not row.coi("owner"):
         return
     elif token not in (row.coi("session-id"), row.name) or row.coi("state") == SAVED:
-        settle(engine, token)
+        settle(engine, token, instance)
     else:
         close(engine, token, instance)  # its state could not be saved so far
 

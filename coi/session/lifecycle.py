@@ -13,7 +13,7 @@ from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.records import record
 from coi.session import guard
 from coi.session.body import RUN
-from coi.session.finish import Outcome, dismiss, finish, finish_stopped
+from coi.session.finish import Outcome, dismiss, finish, finish_stopped, superseded
 from coi.session.inside import Saving
 from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
 from coi.session.network import watch
@@ -85,7 +85,7 @@ def kill(engine: Engine, row: Instance) -> None:
             except CoiError:  # another coi may have begun to delete it
                 if wait_gone(engine, [row.name], time.monotonic() + _REMOVAL):
                     raise
-        guard.settle(engine, row.coi("session-id") or row.name)
+        guard.settle(engine, row.coi("session-id") or row.name, row.name)
     finally:
         if held:
             lock.release(remove=True)
@@ -120,7 +120,7 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
             hint=f"set it as it was, or lose what was said: coi kill {row.name}",
         )
     if not _stop(engine, row, timeout):
-        guard.settle(engine, row.coi("session-id"))
+        guard.settle(engine, row.coi("session-id"), row.name)
         return
     if not is_session(row):
         with suppress(MissingError):  # an ephemeral one has deleted itself
@@ -137,6 +137,10 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
         session = from_instance(engine, now, attached=False)
         if not now.stopped:
             raise CoiError(f"{row.name} does not stop", hint=f"coi kill {row.name}")
+        if superseded(engine, now):
+            engine.instances.remove(row.name)
+            outcome = Outcome.REMOVED
+            return
         outcome = finish_stopped(engine, session, keep=False)
     finally:
         lock.release(remove=outcome in (Outcome.GONE, Outcome.REMOVED))
@@ -258,7 +262,9 @@ def clean(engine: Engine, item: Leftover) -> None:
     try:
         if item.kind == "container":
             row = engine.instances.find(item.name)
-            if row is not None and is_session(row) and row.stopped:
+            if row is not None and row.stopped and superseded(engine, row):
+                engine.instances.remove(row.name)
+            elif row is not None and is_session(row) and row.stopped:
                 session = from_instance(engine, row, attached=False)
                 finish_stopped(engine, session, keep=False)
             elif row is not None and deserted(engine, row):

@@ -61,10 +61,8 @@ class Limits:
         Raises:
             RefusedError: the command line asks for it.
         """
-        from coi.config.tighten import size
-
         before, after = row.coi("disk"), self.config.get(_DISK, "")
-        if not after or after == before or (before and size(after)[0] > size(before)[0]):
+        if not after or after == before or _is_more(after, before):
             return self
         if self.flag:
             raise RefusedError(
@@ -99,6 +97,16 @@ class Limits:
                 f"or end it and start anew: coi shutdown {row.name}",
             )
         report(f"{row.name} keeps the limits it was started with: {told}")
+
+
+def _is_more(size: str, than: str) -> bool:
+    """False where the one that is there is none, or none that coi has written."""
+    from coi.config import tighten
+
+    try:
+        return tighten.size(size)[0] > tighten.size(than)[0]
+    except ValueError:
+        return False
 
 
 def limits_of(client: Client, values: Mapping[str, str], *, flag: bool) -> Limits:

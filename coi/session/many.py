@@ -121,6 +121,6 @@ def _read(read_end: int, item: str) -> CoiError | None:
         data = pipe.read()
     try:
         report = json.loads(data)
-    except ValueError:
+        return RemoteError(*report) if report != [] else None
+    except (ValueError, TypeError, RecursionError):
         return CoiError(f"{item}: its process died")
-    return RemoteError(*report) if report else None

@@ -196,7 +196,7 @@ def belongs_to(row: Instance, uid: int) -> bool:
 def number(row: Instance, key: str) -> int:
     """The value of a ``user.coi.*`` key as a number, 0 when it is none."""
     value = row.coi(key)
-    return int(value) if value.isascii() and value.isdigit() else 0
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else 0
 
 
 def from_instance(engine: Engine, row: Instance, *, attached: bool) -> Session:

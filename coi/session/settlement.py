@@ -13,10 +13,10 @@ from typing import Any
 
 from coi.config.text import printable
 from coi.errors import CoiError, NotFoundError
-from coi.files import make_private, read_private, replace_file
-from coi.records import record
+from coi.files import make_private, read_private, replace_file, write_beside
+from coi.records import path_text, record, typed
 from coi.session.baseline import Record, opened
-from coi.workspace.aside import Aside, Item, undo
+from coi.workspace.aside import JOURNAL, Aside, Item, undo
 from coi.workspace.fingerprint import FILE, Entry, LimitError
 from coi.workspace.protect import Change, Unread, changes, plan, take
 from coi.workspace.tree import Tree
@@ -95,6 +95,7 @@ def settled(home: Path, record: Record, token: str) -> list[str]:
         directory = base / name
         directory.mkdir(mode=0o700)
         aside = Aside(tree, directory, name)
+        at = _begun(directory, record.source, token)
         items: list[Item] = []
         for _ in range(_PASSES):
             items += undo(
@@ -111,14 +112,7 @@ def settled(home: Path, record: Record, token: str) -> list[str]:
             if not found and not unread:
                 break
         items += [Item(u.path, u.why, restored=False, problem=u.why) for u in unread]
-        kept = Quarantine(
-            name,
-            directory,
-            record.source,
-            token,
-            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            tuple(items),
-        )
+        kept = Quarantine(name, directory, record.source, token, at, tuple(items))
         write(kept)
         return _report(record, items, [], kept)
 
@@ -154,6 +148,16 @@ def _said(item: Item, kept: Quarantine | None) -> str:
     return ", ".join(words)
 
 
+def _begun(directory: Path, source: Path, session: str) -> str:
+    """Begin the journal of what is put aside, which counts until the record is written; now."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    head = {"source": str(source), "session": session, "at": at}
+    write_beside(directory / JOURNAL, (json.dumps(head) + "\n").encode()).rename(
+        directory / JOURNAL
+    )
+    return at
+
+
 def write(kept: Quarantine) -> None:
     """Write the record of what was put aside, durably."""
     data: dict[str, Any] = {
@@ -163,6 +167,7 @@ def write(kept: Quarantine) -> None:
         "items": [asdict(item) for item in kept.items],
     }
     replace_file(kept.directory / _RECORD, json.dumps(data).encode())
+    (kept.directory / JOURNAL).unlink(missing_ok=True)
 
 
 def all_of(home: Path) -> list[Quarantine]:
@@ -192,13 +197,31 @@ def _read(home: Path, name: str) -> Quarantine | None:
         return None
     data = read_private(directory / _RECORD, _MAX)
     try:
-        values = json.loads(data or b"")
-        items = tuple(Item(**item) for item in values["items"])
-        return Quarantine(
-            name, directory, Path(values["source"]), values["session"], values["at"], items
-        )
+        values = json.loads(data) if data is not None else _left(directory)
+        typed(values, source=str, session=str, at=str, items=list)
+        items = tuple(map(_item, values["items"]))
+        source = Path(path_text(values["source"]))
+        return Quarantine(name, directory, source, values["session"], values["at"], items)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _left(directory: Path) -> Any:
+    """The record that a coi would have written that was killed while it put things aside."""
+    head, *rows = (read_private(directory / JOURNAL, _MAX) or b"").split(b"\n")
+    values = json.loads(head)
+    whole = [json.loads(row) for row in rows[:-1]]
+    values["items"] = [row for row in whole if os.path.lexists(directory / str(row["stored"]))]
+    return values
+
+
+def _item(row: Any) -> Item:
+    item = Item(**row)
+    kinds = {**dict.fromkeys(vars(item), str), "restored": bool}
+    typed(vars(item), **kinds)
+    for path in (item.path, item.stored, item.left_as):
+        path_text(path)
+    return item
 
 
 def content(kept: Quarantine, item: Item) -> bytes | None:
@@ -246,6 +269,7 @@ def keep(home: Path, kept: Quarantine, paths: tuple[str, ...]) -> list[str]:
     try:
         with opened(home, kept.source) as record, Tree(kept.source) as tree:
             directory.mkdir(mode=0o700)
+            at = _begun(directory, kept.source, "coi protect keep")
             aside = Aside(tree, directory, now)
             swapped: list[Item] = []
             for item in meant:
@@ -255,12 +279,11 @@ def keep(home: Path, kept: Quarantine, paths: tuple[str, ...]) -> list[str]:
             if record.sessions:
                 record.write(durable=True)
             if swapped:
-                at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 write(
                     Quarantine(now, directory, kept.source, "coi protect keep", at, tuple(swapped))
                 )
             else:
-                directory.rmdir()
+                shutil.rmtree(directory)
     except OSError as error:
         raise CoiError(
             f"cannot put {kept.id} into the workspace again",

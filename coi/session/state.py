@@ -217,7 +217,11 @@ class TarState:
         self._index: dict[str, tarfile.TarInfo] | None = None
 
     def entries(self) -> list[StateEntry]:
-        """All regular files, in the order they were saved."""
+        """All regular files, in the order they were saved.
+
+        Raises:
+            StateError: the file is damaged.
+        """
         return [
             StateEntry(PurePosixPath(name), info.size, float(info.mtime))
             for name, info in self._members().items()
@@ -232,8 +236,13 @@ class TarState:
 
     def _members(self) -> dict[str, tarfile.TarInfo]:
         if self._index is None:
-            with tarfile.open(self.path, "r:") as tar:
-                self._index = {info.name: info for info in _regular(tar)}
+            try:
+                with tarfile.open(self.path, "r:") as tar:
+                    self._index = {info.name: info for info in _regular(tar)}
+            except (tarfile.TarError, ValueError, EOFError, RecursionError) as error:
+                raise StateError(
+                    "the saved state is damaged", details=f"{self.path}: {error}"
+                ) from error
         return self._index
 
 

@@ -20,12 +20,19 @@ from typing import IO, Any
 
 from coi.errors import CoiError, NotFoundError
 from coi.files import make_private, sync_directory, write_beside
-from coi.records import record
+from coi.records import path_text, record, texts, typed
 from coi.session.naming import check_session_id
 
 FORMAT = 1
 _TOOL = re.compile(r"[a-z][a-z0-9-]{0,39}")
 METADATA = "metadata.json"
+_KINDS = {
+    **dict.fromkeys(
+        ("id", "tool", "workspace", "container", "saved_at", "state", "image", "version"), str
+    ),
+    **dict.fromkeys(("size", "files", "slot", "order", "format"), int),
+    "persistent": bool,
+}
 
 
 @record(frozen=True)
@@ -77,25 +84,24 @@ class SavedSession:
         """The reverse of :meth:`to_json`; unknown keys are left alone.
 
         Raises:
-            ValueError: a key is missing or of another type.
+            ValueError: a key is missing or of another type, or the place is not the session's.
         """
-        if not isinstance(data, dict):
-            raise ValueError("not an object")  # noqa: TRY004 - as for every other damage
+        row = typed(data)
         known = {f.name for f in fields(cls)} - {"path"}
-        values = {key: value for key, value in data.items() if key in known}
-        if values.get("state") and not re.fullmatch(r"state-[0-9a-f]+\.tar", values["state"]):
-            raise ValueError("the state's name is not one that coi gives")
-        values["skipped"] = tuple(tuple(row) for row in values.get("skipped", ()))
+        values = {key: value for key, value in row.items() if key in known}
+        values["skipped"] = tuple((name, why) for name, why in values.get("skipped", ()))
+        for skipped in values["skipped"]:
+            texts([*skipped])
         try:
             saved = cls(path=path, **values)
         except TypeError as error:
             raise ValueError(str(error)) from error
-        if not all(
-            isinstance(v, str) for v in (saved.id, saved.tool, saved.workspace, saved.saved_at)
-        ):
-            raise ValueError("a name is not text")
-        if not isinstance(saved.order, int):
-            raise ValueError("the order is no number")  # noqa: TRY004
+        typed(vars(saved), **_KINDS)
+        path_text(saved.workspace)
+        if (saved.id, f"sessions-{saved.tool}") != (path.name, path.parent.name):
+            raise ValueError("another session's")
+        if saved.state and not re.fullmatch(r"state-[0-9a-f]+\.tar", saved.state):
+            raise ValueError("the state's name is not one that coi gives")
         return saved
 
 

@@ -49,5 +49,5 @@ class Undo:
                         self._engine.instances.remove(session.instance)
                 else:
                     self._engine.instances.set_state(session.instance, "stop", force=True)
-                guard.settle(self._engine, session.id)
+                guard.settle(self._engine, session.id, session.instance)
             session.lock.release(remove=session.created)

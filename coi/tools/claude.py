@@ -192,7 +192,7 @@ def _credentials(data: bytes) -> bytes:
     """The login alone: not the tokens of MCP servers, which stay on the host as they do."""
     try:
         values = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return data  # Claude Code itself shall say what it thinks of it
     if not isinstance(values, dict) or not any(key in values for key in _OTHER_LOGINS):
         return data

@@ -7,6 +7,7 @@ Nothing is thrown away, and no link is followed. What cannot be moved to coi's o
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from coi.workspace.fingerprint import DIRECTORY, FILE, LINK, Entries, Entry
 from coi.workspace.protect import Change, Plan
 from coi.workspace.tree import Tree
 
+JOURNAL = "journal"  # of a directory of what was put away, while things are put there
 _MAX_MOVED = 64 << 20  # bytes of a file that is copied to another file system
 
 
@@ -87,6 +89,8 @@ class Aside:
     def _move(self, path: str, item: Item) -> None:
         self._count += 1
         name = str(self._count)
+        with (self._directory / JOURNAL).open("a") as journal:  # known, should coi be killed now
+            journal.write(json.dumps({**vars(item), "stored": name}) + "\n")
         to = self._directory / name
         try:
             self._tree.move(path, to)

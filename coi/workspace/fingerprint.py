@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coi.records import record
+from coi.records import record, typed
 from coi.workspace.tree import Tree
 
 MAX_COPY = 256 << 10  # bytes of a file that is copied; of a larger one its identity is taken
@@ -17,6 +17,7 @@ MAX_ENTRIES = 4000
 MAX_DEPTH = 32
 
 FILE, DIRECTORY, LINK, OTHER = "file", "directory", "link", "special file"
+_KINDS = {"mode": int, **dict.fromkeys(("kind", "digest", "identity", "target"), str)}
 
 
 class LimitError(Exception):
@@ -79,12 +80,19 @@ class Entry:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
+        """The reverse of :meth:`to_json`.
+
+        Raises:
+            ValueError, TypeError: it is not of that form.
+        """
         from base64 import b64decode
 
         values = dict(data)
         if "data" in values:
-            values["data"] = b64decode(values["data"])
-        return cls(**values)
+            values["data"] = b64decode(values["data"], validate=True)
+        entry = cls(**values)
+        typed(vars(entry), **_KINDS)
+        return entry
 
 
 Entries = dict[str, Entry]

@@ -13,6 +13,13 @@ from typing import NamedTuple
 
 _SECTION = re.compile(r'\[([A-Za-z0-9.-]+)(?: "([^"\\\n]*)")?\]')
 _ENTRY = re.compile(r'[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*=[ \t]*([^"\\#;\n]*)')
+_SPACE = " \t\r"  # for git; it has no other white space within a line
+_ESCAPED = {"n": "\n", "t": "\t", "b": "\b", "\n": ""}
+# The next section, key with a value, or rest of a line.
+_NEXT = re.compile(
+    r'[\s\ufeff]*(?:\[(?P<section>[A-Za-z0-9.-]+)(?:[ \t]+"(?:[^"\\\n]|\\.)*")?\]'
+    r"|(?P<key>[A-Za-z][A-Za-z0-9-]*)[ \t]*=|[^\n]*\n)"
+)
 _BLANK = re.compile(r"[ \t]*(?:[#;].*)?")
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BRANCH_REF = re.compile(r"refs/heads/[A-Za-z0-9][\w./+-]*")
@@ -57,7 +64,7 @@ def settings(data: bytes) -> list[Setting] | None:
         if head := _SECTION.fullmatch(line):
             section = head[1].lower(), head[2] or ""
         elif (entry := _ENTRY.fullmatch(line)) and section:
-            found.append(Setting(*section, entry[1].lower(), entry[2].rstrip()))
+            found.append(Setting(*section, entry[1].lower(), entry[2].rstrip(_SPACE)))
         else:
             return None
     return found
@@ -107,15 +114,46 @@ def further(data: bytes) -> Iterator[tuple[str, str]]:
     """What a configuration names by path: pairs of ``include``, ``hooks`` or ``worktree`` and
     the value. In any form that can be read; one too many does no harm."""
     section = ""
-    for line in data.decode("utf-8", "surrogateescape").splitlines():
-        if head := re.match(r'\s*\[\s*([A-Za-z0-9.-]+)(?:\s+".*")?\s*\](.*)', line):
-            section, line = head[1].lower(), head[2]
-        if entry := re.match(r'\s*([A-Za-z][A-Za-z0-9-]*)\s*=\s*"?([^"#;]*)"?', line):
-            key, value = entry[1].lower(), entry[2].strip()
-            if section in ("include", "includeif") and key == "path":
-                yield "include", value
-            elif section == "core" and key in ("hookspath", "worktree"):
-                yield key.removesuffix("path"), value
+    text = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n") + "\n"
+    at = 0
+    while found := _NEXT.match(text, at):
+        at = found.end()
+        if found["section"]:
+            section = found["section"].lower()
+        if not found["key"]:
+            continue
+        key = found["key"].lower()
+        value, at = _value(text, at)
+        if section in ("include", "includeif") and key == "path":
+            yield "include", value
+        elif section == "core" and key in ("hookspath", "worktree"):
+            yield key.removesuffix("path"), value
+
+
+def _value(text: str, at: int) -> tuple[str, int]:
+    """What a value means to git (``parse_value`` of its config.c), and where it ends."""
+    found: list[str] = []
+    end, quoted = 0, False  # of what is not white space at the end
+    while at < len(text) and text[at] != "\n":
+        char = text[at]
+        at += 1
+        if char == '"':
+            quoted = not quoted
+            end = len(found)
+            continue
+        if char in "#;" and not quoted:
+            at = text.index("\n", at)
+            break
+        if char == "\\" and at < len(text):
+            char = _ESCAPED.get(text[at], text[at])
+            at += 1
+        elif char in _SPACE and not quoted:
+            if found:
+                found.append(char)
+            continue
+        found.append(char)
+        end = len(found)
+    return "".join(found[:end]), at
 
 
 def within(base: str, path: str) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from coi.errors import CoiError, RefusedError
 from coi.records import record
 
 _VM_FILESYSTEMS = frozenset({"virtiofs", "9p", "fuse.sshfs"})
+_OCTAL = re.compile(r"\\([0-7]{3})")  # proc_pid_mounts(5): white space, # and backslashes
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 @record(frozen=True)
@@ -78,13 +81,13 @@ def _filesystems(mounts: Path) -> dict[Path, str]:
     """Mount point -> file system type; the last mount on a point counts."""
     table = {Path("/"): "unknown"}
     try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
+        lines = mounts.read_bytes().decode("utf-8", "surrogateescape").split("\n")
     except OSError:
         return table
     for line in lines:
         fields = line.split(" ")
         if len(fields) >= 3:
-            point = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+            point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[1])
             table[Path(point)] = fields[2]
     return table
 
@@ -116,7 +119,7 @@ def idmap(user: SessionUser, *, subids: tuple[Path, Path] | None = None) -> str:
 
 def _allowed(path: Path, number: int) -> bool:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8", "replace").splitlines()
     except OSError:
         return True  # not ours to read: let the daemon say
     for line in lines:
@@ -124,8 +127,8 @@ def _allowed(path: Path, number: int) -> bool:
         first, _, count = rest.partition(":")
         if (
             owner in ("root", "0")
-            and first.isdigit()
-            and count.isdigit()
+            and _DIGITS.fullmatch(first)
+            and _DIGITS.fullmatch(count)
             and int(first) <= number < int(first) + int(count)
         ):
             return True

@@ -271,3 +271,22 @@ def test_interrupted_shutdown_loses_nothing(host: Host) -> None:
     host.coi("shutdown", "--timeout", "1", host.instance()).ok()
     host.settled()
     assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
+
+
+def test_a_kept_container_whose_session_went_on_in_another(host: Host) -> None:
+    """Its state is older than what is saved: shutting it down saves nothing over that."""
+    host.coi("shell", "--background", "--persistent").ok()
+    talk(host, "remember CODE-PLUM")
+    first, second = host.instance(1), host.instance(2)
+    incus("stop", "--force", first).ok()
+    host.coi("list").ok()
+    (saved,) = host.saved()
+    host.coi("shell", "--background", "--slot", "2", f"--resume={saved['id']}").ok()
+    assert host.instances() == {first: "Stopped", second: "Running"}
+    talk(host, "remember CODE-PEAR", slot=2)
+    host.coi("shutdown", second).ok()
+    newer = host.state_file(saved["id"]).read_bytes()
+    assert "CODE-PEAR" in said(host.state_file(saved["id"]))
+    host.coi("shutdown", first).ok()
+    host.settled()
+    assert host.state_file(saved["id"]).read_bytes() == newer

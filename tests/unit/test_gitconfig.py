@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
+from hypothesis import settings as settings_of_test
 from hypothesis import strategies as st
 
 from coi.workspace.gitconfig import (
@@ -156,7 +157,16 @@ def _listed(text: bytes) -> list[str]:
     return [row for row in done.stdout.decode().split("\0") if row]
 
 
+@pytest.mark.parametrize("space", ["\x85", "\xa0", "\u2003", "\u2028", "\u3000"])
+def test_another_directory_of_hooks_is_no_harmless_change(space: str) -> None:
+    """To git these are letters: a value that ends with one names another directory."""
+    before = b"[core]\n\thooksPath = .hooks\n"
+    assert harmless(before, before + b" \n")
+    assert not harmless(before, f"[core]\n\thooksPath = .hooks{space}\n".encode())
+
+
 @given(st.binary(max_size=200))
+@example(CLONED)
 def test_any_bytes_are_read(data: bytes) -> None:
     settings(data)
     harmless(CLONED, data)
@@ -165,6 +175,71 @@ def test_any_bytes_are_read(data: bytes) -> None:
     gitdir(data)
     gitlinks(data)
     gitlinks(b"DIRC" + data)
+
+
+# Pieces of a configuration whose meaning depends on what stands around them.
+_PIECES = [
+    "[core]", "[CORE]", "[include]", '[includeIf "x"]', '[core "s"]', '[core "a\\"]b"]', "[x.core]",
+    "\n", "\r\n", " ", "\t", "hooksPath", "hookspath", "worktree", "path", "=", " = ", "evil",
+    '"', "\\", '\\"', "\\\\", "\\n", "\\\n", "#", ";", "# x\n", "é", "\x0b", "\x0c", "\x85",
+    "\u2028", "\u2003", "\ufeff", "-", ".", "1", "]", "[",
+]  # fmt: skip
+_LINE = st.builds(
+    "{}\n\t{} = {}\n".format,
+    st.sampled_from(["[core]", "[include]", "[ Core ]", '[includeIf "x"]']),
+    st.sampled_from(["hooksPath", "path", "worktree"]),
+    st.lists(st.sampled_from(_PIECES[7:]), max_size=6).map("".join),
+)
+_CONFIG = st.lists(_LINE | st.sampled_from(_PIECES), max_size=8).map("".join)
+
+
+def _as_git_reads_it(text: bytes) -> list[tuple[str, str]] | None:
+    """Keys and values; None where git takes nothing of it."""
+    done = subprocess.run(
+        ["git", "config", "-z", "--list", "--file", "-"],
+        input=text, capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        return None
+    rows = done.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]
+    return [(row.partition("\n")[0], row.partition("\n")[2]) for row in rows if "\n" in row]
+
+
+@settings_of_test(max_examples=150, deadline=None)
+@given(_CONFIG)
+@example("[core]\n\thooksPath = a\u2028b\n").via("Python's end of a line, and not git's")
+@example("[core]\n\thooksPath = a\x0bb\n").via("Python's white space, and not git's")
+@example('[core]\n\thooksPath = a"b c"d\n').via("quotes in the middle")
+@example('[core]\n\thooksPath = "a\\"b"\n').via("a quote in quotes")
+@example("[core]\n\thooksPath = a\\\n  b\n").via("a line that goes on")
+@example("[core]\n\thooksPath = a \\\n# b\n").via("a comment after a line that goes on")
+@example("\ufeff[core]\n\thooksPath = a\n").via("a mark before")
+@example("[core]\n\thooksPath = a\x85\n").via("Python's white space at the end")
+@example('[core] hooksPath = "a" [x]\n').via("behind a section")
+def test_what_git_obeys_is_found(text: str) -> None:
+    """Differential: for each path that git itself reads there is one that coi protects, and
+    what coi takes for a plain configuration means to git what it means to coi."""
+    data = text.encode()
+    rows = _as_git_reads_it(data)
+    if rows is None:
+        return
+    wanted = {
+        ("hooks" if key == "core.hookspath" else "worktree", value)
+        for key, value in rows
+        if key in ("core.hookspath", "core.worktree")
+    } | {
+        ("include", value)
+        for key, value in rows
+        if key == "include.path" or (key.startswith("includeif.") and key.endswith(".path"))
+    }
+    assert wanted <= set(further(data))
+    plain = settings(data)
+    if plain is not None:
+        names = [
+            (".".join(filter(None, (row.section, row.subsection, row.key))), row.value)
+            for row in plain
+        ]
+        assert names == rows
 
 
 @given(st.text("ab/.\0~", max_size=12), st.text("ab/.~\0", max_size=12))

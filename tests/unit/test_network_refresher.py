@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,15 @@ from coi.network.refresher import DONE, FAILED, OVER, Task, attend
 ACL = "coi-0123abcd"
 
 
-def duty(path: Path, **changes: object) -> Path:
+def duty(path: Path, *, policy: Mapping[str, object] | None = None, **changes: object) -> Path:
     """A file of a duty; of an allowlist where it has domains."""
+    whole = {
+        "mode": "allowlist", "domains": [], "networks": [], "private": False,
+        "local_ingress": False, "metadata": False, "logged": False, **(policy or {}),
+    }  # fmt: skip
     row = {
         "prefix": "coi-", "place": "here", "project": "default", "profile": "default",
-        "backend": "auto", "acl": ACL, "minutes": 0, "policy": {"domains": []}, "hash": "a" * 32,
+        "backend": "auto", "acl": ACL, "minutes": 0, "policy": whole, "hash": "a" * 32,
         "inside": False, "log": "", **changes,
     }  # fmt: skip
     path.parent.mkdir(mode=0o700, exist_ok=True)
