@@ -41,6 +41,10 @@ class Row:
         """Seconds of a round of coi."""
         raise NotImplementedError
 
+    def anew(self) -> None:
+        """What goes before a round that is begun anew: the daemon could not enter an instance."""
+        self.stage.drop()
+
     # -- for several of them
 
     def session(self) -> dict[str, Any]:

@@ -40,6 +40,9 @@ class Files(Row):
         host.coi("container", "launch", host.image, self._box).ok()
         self.stage.booted(self._box)
 
+    def anew(self) -> None:
+        """The box stays."""
+
     def inside(self, script: str) -> None:
         """As root, not measured."""
         incus("exec", self._box, "-T", "--", "sh", "-c", script, timeout=300).ok()

@@ -92,6 +92,10 @@ class Restart(Shell):
         screen.line("sudo poweroff")
         screen.ended()
 
+    def anew(self) -> None:
+        self.stage.booted(self._bare)
+        self.stage.stop_instance(self._bare, force=True, wait=True)
+
     def floor(self) -> float:
         begun = time.perf_counter()
         self.stage.send("PUT", f"/1.0/instances/{self._bare}/state", {"action": "start"})
@@ -116,6 +120,9 @@ class Attach(Shell):
     def ready(self) -> None:
         self._name = self.background()
         self.stage.booted(self._name)
+
+    def anew(self) -> None:
+        """The session stays."""
 
     def floor(self) -> float:
         begun = time.perf_counter()
@@ -226,7 +233,7 @@ class Resume(Shell):
         return seconds
 
 
-class Finish(Attach):
+class Finish(Row):
     name = "finish"
     what = "from `sudo poweroff` inside to the host's prompt: saved, the container removed"
     floor_is = (

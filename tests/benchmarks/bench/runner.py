@@ -25,14 +25,11 @@ def measure(
     row.stage = stage
     number = 0
 
-    def between() -> None:
-        stage.drop()
-
     def floor() -> float:
         nonlocal number
         number += 1
         say(f"{row.name}: round {number}")
-        return patiently(row.floor, between)
+        return patiently(row.floor, row.anew)
 
     try:
         say(f"{row.name}: getting ready")
@@ -41,7 +38,8 @@ def measure(
             taken = stage.counted(row.coi)
             found.counts.append(taken.counts)
             row.know(taken)
-        floor()
+        if row.most is None:
+            floor()  # its first use; what is as long as that has no use for it
         number = 0
         found.floors, found.ours = in_turn(min(rounds, row.most or rounds), floor, row.coi)
     except Exception as error:
