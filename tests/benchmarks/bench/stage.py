@@ -203,6 +203,12 @@ class Stage:
         self.side_by_side(lambda name: incus("delete", "--force", name), names)
         self.host.settled()
 
+    def _without_networks(self) -> bool:
+        """Delete them; one that an instance used until just now takes another try."""
+        for path in self.host.networks():
+            incus("query", "-X", "DELETE", path)
+        return not self.host.networks()
+
     def tidy(self) -> None:
         """Nothing is left of a row, whatever state it is in."""
         for screen in self.host.screens:
@@ -220,8 +226,7 @@ class Stage:
         for image in query("/1.0/images?recursion=1") or ():
             if any(row["name"].startswith(self.host.prefix) for row in image["aliases"] or ()):
                 incus("query", "-X", "DELETE", "--wait", f"/1.0/images/{image['fingerprint']}")
-        for network in self.host.networks():
-            incus("query", "-X", "DELETE", network)
+        wait_for(self._without_networks, timeout=30, what="its networks are gone")
         for directory in (self.host.workspace, self.host.coi_home):
             for path in directory.iterdir() if directory.is_dir() else ():
                 if path.is_dir() and not path.is_symlink():
