@@ -56,8 +56,7 @@ def test_a_life(host: Host) -> None:
 
     assert coi("exists", name) == (1, f"{name} does not exist\n")
     assert coi("running", name) == (1, f"{name} does not exist\n")
-    launched = host.coi("-v", "container", "launch", host.image, name).ok()
-    assert len(launched.incus_calls) == 2
+    host.coi("container", "launch", host.image, name).ok()
     code, said = coi("launch", host.image, name)
     assert code == 1
     assert "already exists" in said

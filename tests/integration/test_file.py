@@ -121,12 +121,6 @@ def test_errors(box: Box) -> None:
         assert "Hint:" in done.err
 
 
-def test_calls(box: Box) -> None:
-    tree(box.host)
-    assert len(box.push("-v", "-r", "src", f"{box.name}:/x").ok().incus_calls) == 2
-    assert len(box.pull("-v", "-r", f"{box.name}:/x", "y").ok().incus_calls) == 2
-
-
 def peak(host: Host, *args: str) -> tuple[int, float, Result]:
     """Peak memory in MiB of a command, its seconds, and its result."""
     script = (

@@ -19,10 +19,9 @@ ANSWER = "you said: remember CODE-PLUM\n"
 
 
 def test_an_answer_and_the_conversation_that_goes_on(host: Host) -> None:
-    first = host.coi("run", "-v", "--prompt", "remember CODE-PLUM").ok()
+    first = host.coi("run", "--prompt", "remember CODE-PLUM").ok()
     assert first.out == ANSWER
     assert "Session data saved" in first.err
-    assert len(first.incus_calls) == 6, first.incus_calls
     (saved,) = host.saved()
     assert "CODE-PLUM" in said(host.state_file(saved["id"]))
 
@@ -44,14 +43,6 @@ def test_an_answer_and_the_conversation_that_goes_on(host: Host) -> None:
     again = host.coi("run", "--prompt", "codes?", f"--resume={saved['id']}", "-q").ok()
     assert (again.out, again.err) == ("resumed 1 turns\ncodes: CODE-PLUM\n", "")
     host.settled()
-
-
-def test_a_fence_costs_one_call(host: Host) -> None:
-    host.coi("run", "--network=restricted", "true").ok()
-    fenced = host.coi("run", "-v", "--network=restricted", "--prompt", "remember it").ok()
-    assert len(fenced.incus_calls) == 7, fenced.incus_calls
-    host.settled()
-    host.sweep()
 
 
 def test_streams_and_exit_code_are_the_tools(host: Host) -> None:

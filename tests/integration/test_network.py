@@ -67,14 +67,6 @@ def test_what_a_mode_lets_through(world: Host) -> None:
     assert probe(world, "open", *words) == ["open"] * 5
 
 
-def test_a_run_behind_a_policy_that_stands_takes_one_call_more(world: Host) -> None:
-    plain = world.coi("-v", "run", "true").ok()
-    world.coi("--network=restricted", "run", "true").ok()
-    fenced = world.coi("-v", "--network=restricted", "run", "true").ok()
-    assert len(plain.incus_calls) <= 4
-    assert len(fenced.incus_calls) == len(plain.incus_calls) + 1
-
-
 def test_a_session_and_what_is_said_of_it(world: Host) -> None:
     background(world, "--network=restricted")
     name = world.instance()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bench.budgets import calls
 from dummy import background
 from prompting import obedient
 
@@ -101,7 +102,7 @@ def test_run_cannot_plant_what_the_host_runs(host: Host, repository: Path) -> No
         "echo y >>file; git commit -qam inside; echo $?; git log --format=%s"
     )
     done = host.coi("run", "-v", seen + tries).ok()
-    assert len(done.incus_calls) <= 4
+    assert len(done.incus_calls) == calls("run"), "what is protected costs none"
     lines = done.out.splitlines()
     mounts = {row.split()[1]: row.split()[3] for row in lines if " /workspace/" in row}
     assert set(mounts) == {f"/workspace/{p}" for p in (".git/hooks", ".git/config", ".idea")}

@@ -68,7 +68,6 @@ def test_several_lines_are_one_paste_and_run_in_order(world: Host) -> None:
 def test_a_value_with_a_secret_is_in_no_argv(world: Host) -> None:
     done = world.coi("-v", "tmux", "send", world.instance(), ": hush-hush").ok()
     assert "hush-hush" not in done.err
-    assert len(done.incus_calls) == 2
 
 
 def test_capture_is_plain_and_raw_is_raw(world: Host) -> None:
