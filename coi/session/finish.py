@@ -17,6 +17,7 @@ from coi import __version__
 from coi.errors import CoiError
 from coi.incus.errors import MissingError
 from coi.incus.instances import Instance
+from coi.incus.payload import Payload
 from coi.incus.process import read_all
 from coi.incus.shield import shielded
 from coi.session import guard, inside
@@ -40,6 +41,7 @@ from coi.tools.prepare import without_secret_keys
 
 STOP_DEADLINE = 120.0  # seconds that a power-off inside may take; systemd's own limit is 90
 EXEC_DEADLINE = 10.0  # seconds in which an instance that takes no exec must show why
+_PAYLOAD = 5.0  # seconds that its processes may take before the daemon is asked all the same
 _POLL = 0.03  # seconds between two looks at a stopping instance
 
 
@@ -337,7 +339,11 @@ def _read_state(
 
 
 def _wait_stopped(engine: Engine, name: str, deadline: float) -> Instance | None:
-    """Wait for a stopping instance; how it was seen last, None when it is gone."""
+    """Wait for a stopping instance; how it was seen last, None when it is gone.
+
+    The daemon is asked when its processes have ended, which needs no call to see.
+    """
+    Payload(name, engine.client.project).wait_gone(min(_PAYLOAD, deadline - time.monotonic()))
     while True:
         row = engine.instances.find(name)
         if row is None or not row.running or time.monotonic() > deadline:
