@@ -17,6 +17,12 @@ def place(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.fixture
+def as_root() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root makes what is another user's")
+
+
 def mode(path: Path) -> int:
     return path.stat().st_mode & 0o7777
 
@@ -36,6 +42,34 @@ def test_an_open_directory_is_closed(place: Path) -> None:
     place.chmod(0o777)
     make_private(place)
     assert mode(place) == 0o700
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, as_root: None) -> None:
+    """What they made before us, open to all, and what a link of theirs leads to."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(PermissionError, match="directory of another user"):
+        make_private(theirs)
+    assert mode(theirs) == 0o777
+    mine = tmp_path / "mine"
+    make_private(mine)
+    mine.chmod(0o755)
+    link = tmp_path / "link"
+    link.symlink_to(mine)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(PermissionError, match="link of another user"):
+        make_private(link)
+    assert mode(mine) == 0o755
+
+
+def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(mode=0o775)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    make_private(tmp_path / "link")
+    make_private(tmp_path / "link" / "locks")
+    assert mode(tmp_path / "disk") == mode(tmp_path / "disk" / "locks") == 0o700
 
 
 def test_a_replacement_is_whole_and_leaves_nothing_else(place: Path) -> None:
