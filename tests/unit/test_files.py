@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from coi.config.home import check_home
+from coi.errors import RefusedError
 from coi.files import make_private, read_private, replace_file
 
 
@@ -70,6 +72,34 @@ def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
     make_private(tmp_path / "link")
     make_private(tmp_path / "link" / "locks")
     assert mode(tmp_path / "disk") == mode(tmp_path / "disk" / "locks") == 0o700
+
+
+def test_the_home_is_ours_alone(tmp_path: Path, as_root: None) -> None:
+    home = tmp_path / "coi"
+    check_home(home)  # there is none
+    home.mkdir(mode=0o755)
+    check_home(home)
+    assert mode(home) == 0o700, "what others could read is closed"
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    check_home(link)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(RefusedError, match="another user"):
+        check_home(link)
+    for wrong in (0o770, 0o702, 0o1777):
+        home.chmod(wrong)
+        with pytest.raises(RefusedError, match="others may write"):
+            check_home(home)
+        assert mode(home) == wrong, "somebody is to look first"
+    home.chmod(0o700)
+    os.chown(home, 65534, 65534)
+    with pytest.raises(RefusedError, match="another user"):
+        check_home(home)
+    (tmp_path / "file").touch()
+    with pytest.raises(RefusedError, match="not a directory"):
+        check_home(tmp_path / "file")
+    with pytest.raises(RefusedError, match="cannot use"):
+        check_home(tmp_path / "file" / "below")
 
 
 def test_a_replacement_is_whole_and_leaves_nothing_else(place: Path) -> None:
