@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -16,12 +17,28 @@ def make_private(directory: Path) -> None:
     Raises:
         OSError: it cannot be made, or is somebody else's.
     """
-    for parent in reversed(directory.parents):  # mkdir(parents=True) would leave them open
-        if not parent.exists():
-            parent.mkdir(mode=0o700, exist_ok=True)
+    make_missing(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    if stat.S_IMODE(directory.lstat().st_mode) != 0o700:
+    status = directory.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        if status.st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, "a link of another user", str(directory))
+        status = directory.stat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "a directory of another user", str(directory))
+    if stat.S_IMODE(status.st_mode) != 0o700:
         directory.chmod(0o700)
+
+
+def make_missing(directory: Path) -> None:
+    """Make a directory where there is none, and what is missing above it, 0700 each.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for part in (*reversed(directory.parents), directory):
+        if not part.exists():  # mkdir(parents=True) would leave those above open
+            part.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_beside(target: Path, data: bytes) -> Path:

@@ -77,10 +77,17 @@ class Context:
 
     @cached_property
     def home(self) -> Path:
-        """coi's own directory."""
+        """coi's own directory.
+
+        Raises:
+            RefusedError: it is not this user's alone.
+        """
+        from coi.config.home import check_home
         from coi.config.paths import coi_home
 
-        return coi_home(os.environ)
+        home = coi_home(os.environ)
+        check_home(home)
+        return home
 
     @cached_property
     def loaded(self) -> Loaded:

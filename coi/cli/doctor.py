@@ -54,23 +54,25 @@ def gather(context: Context) -> Facts:
     """The facts; a configuration that cannot be read is one, and the built-in one stands in."""
     from dataclasses import replace
 
+    from coi.config.paths import coi_home
     from coi.doctor.facts import Facts, left_over, of_host, of_incus
     from coi.session.model import Engine
     from coi.session.naming import prefix
 
+    home = coi_home()  # as it is: what is wrong with it is a finding
     error: CoiError | None = None
     try:
         config = context.loaded.config
     except ConfigError as caught:
         from coi.config.layers import built_in
 
-        config, error = built_in(context.home), caught
+        config, error = built_in(home), caught
     from coi.incus.client import Client
 
     engine = Engine(
         config=config,
         client=Client(context.runner, remote=config.incus.remote, project=config.incus.project),
-        home=context.home,
+        home=home,
         prefix=prefix(),
         report=context.output.notice,
         tool=context.manager.get,
@@ -78,7 +80,7 @@ def gather(context: Context) -> Facts:
     version, server, unreachable = of_incus(engine)
     facts = Facts(
         config,
-        of_host(config, context.home),
+        of_host(config, home),
         version,
         server,
         unreachable,

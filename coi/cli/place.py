@@ -62,6 +62,7 @@ def place_of(context: Context) -> Place:
                 context.values.get("storage"),
                 shift=shift,
                 private=context.home,
+                workspace=workspace.source,
             ),
             **ports.devices(config.ports.publish, context.values.get("publish") or ()),
         },

@@ -84,6 +84,7 @@ the settings do. `mount_claude_config = false` keeps all of it out.
 ```toml
 [tool.claude]
 credentials = ["ANTHROPIC_API_KEY"]   # the key, and no login
+project_settings = false              # Claude Code's: your settings alone (security.md)
 ```
 """
 

@@ -98,6 +98,7 @@ class Builder:
         architecture: str,
         network: str | None,
     ) -> None:
+        from coi.config.home import check_home
         from coi.config.paths import coi_home
 
         self.client = client
@@ -108,6 +109,7 @@ class Builder:
         self.architecture = architecture
         self.network = network
         self.home = coi_home(environ)
+        check_home(self.home)
         self.prefix = environ.get("COI_CONTAINER_PREFIX") or "coi-"
         self.owner = hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
         self._index = 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from coi.config.text import printable
 from coi.errors import CoiError, RefusedError
+from coi.files import make_missing
 from coi.incus.client import Client
 from coi.incus.instances import Instances
 from coi.network import answers, resolvers
@@ -202,7 +203,7 @@ def _write(duty: Duty, lines: list[str]) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     title = f"{duty.acl} ({duty.hash[:8]})"
     with suppress(OSError):
-        Path(duty.log).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_missing(Path(duty.log).parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(duty.log, flags, 0o600), "a", encoding="utf-8") as log:
             if os.fstat(log.fileno()).st_size > MAX_LOG:

@@ -77,9 +77,10 @@ def _on_terminal(
 ) -> tuple[int, bool]:
     """Run a client on this terminal; its exit code, and whether the daemon cut it off."""
     deadline = time.monotonic() + ENTER_DEADLINE
-    with terminal_restored(), interrupts_inside():
+    with terminal_restored() as left, interrupts_inside():
         while True:
             exit_code, said = _client(engine, session, args, starting)
+            left.whole = exit_code == 0 and not said
             if NOT_ENTERED not in said or time.monotonic() > deadline:
                 break
             starting = None

@@ -308,7 +308,11 @@ def _on_terminal(engine: Engine, request: ExecRequest, group: int) -> int:
         command = ("sh", "-c", _RESTORE, "coi", path, *command)
     command = ("sh", "-c", _ON_TERMINAL, "coi", request.cwd, *command)
     args = _args(engine, request, group, command)
-    code = engine.client.runner.interactive(args)
+    from coi.session.terminal import terminal_restored
+
+    with terminal_restored() as left:
+        code = engine.client.runner.interactive(args)
+        left.whole = code >= 0
     return code if code >= 0 else 128 - code
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coi.errors import FAILING, CoiError, RefusedError, disk_error
+from coi.files import make_private
 from coi.incus.errors import MissingError
 from coi.session.baseline import Kept, Record, opened, records, tidy
 from coi.session.body import workspace_device
@@ -78,7 +79,7 @@ def begin(engine: Engine, source: Path, token: str, instance: str, *, shift: boo
                 if now.kind != record.entries[path].kind:
                     continue
                 number = str(len(devices) + 1)
-                mounts.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(mounts)
                 lay(mounts / number, path, below, record.entries)
                 device = {
                     "type": "disk", "source": str(mounts / number),

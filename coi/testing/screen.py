@@ -18,12 +18,26 @@ import pyte
 
 DEADLINE = 60.0  # seconds
 _ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x1b\\|\x07)|\x1b[ -/]*[0-~]", re.DOTALL
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x1b\\|\x07)|\x1b[ -/]*[0-~]|[\r\x0f\x18]", re.DOTALL
 )
+
+_KITTY = b"\x1b[=0u"  # pyte would draw it
 
 
 class _Emulator(pyte.Screen):
-    """pyte, which takes xterm's key-mode sequences (CSI > ... m) for colours."""
+    """pyte, which takes xterm's key-mode sequences (CSI > ... m) for colours.
+
+    It tells where its cursor is when it is asked, as every terminal does.
+    """
+
+    answer: Callable[[bytes], object] = len  # what takes the answers
+
+    def report_device_status(self, mode: int) -> None:
+        if mode == 6:
+            super().report_device_status(mode)
+
+    def write_process_input(self, data: str) -> None:
+        self.answer(data.encode())
 
     def select_graphic_rendition(self, *attrs: int, private: bool = False, **_: Any) -> None:
         if not private:
@@ -65,6 +79,7 @@ class Screen:
         self.child.delayafterclose = 0.02
         self.child.delayafterterminate = 0.02
         self.pid = int(self.child.pid)
+        self._emulator.answer = self.answer
 
     # -- what is there
 
@@ -76,7 +91,7 @@ class Screen:
     @property
     def log(self) -> str:
         """All that was ever written, without escape sequences."""
-        return _ESCAPES.sub("", self.output.decode("utf-8", "replace")).replace("\r", "")
+        return _ESCAPES.sub("", self.output.decode("utf-8", "replace"))
 
     def dump(self) -> str:
         """For the message of a failure."""
@@ -107,8 +122,13 @@ class Screen:
         if not data:
             return False
         self.output += data
-        self._stream.feed(data)
+        self._stream.feed(data.replace(_KITTY, b""))
         return True
+
+    def answer(self, data: bytes) -> None:
+        """Let the terminal say something to what runs on it."""
+        with suppress(OSError):
+            os.write(self.child.child_fd, data)
 
     def until(
         self,

@@ -105,9 +105,13 @@ HOME="$work" DISABLE_AUTOUPDATER=1 /usr/local/bin/claude --version
     def command(self, launch: Launch) -> Sequence[str]:
         """``--resume`` wants an id under which something was said, ``--session-id`` an unused one.
 
-        An id can be neither: then Claude Code gives itself a new one.
+        An id can be neither: then Claude Code gives itself a new one. The project's settings
+        may set its model's address, a helper for its key and hooks, and ``.mcp.json`` names
+        servers; without them it reads no CLAUDE.md and no skills of the project either.
         """
         argv = [launch.binary or self.binary, "--dangerously-skip-permissions"]
+        if not _reads_project(launch):
+            argv += ["--setting-sources", "user"]
         if launch.tool_session_id:
             argv += ["--resume", launch.tool_session_id]
         elif not _is_used(launch):
@@ -180,6 +184,18 @@ HOME="$work" DISABLE_AUTOUPDATER=1 /usr/local/bin/claude --version
             ):
                 return entry.path.stem
         return None
+
+
+def _reads_project(launch: Launch) -> bool:
+    """``[tool.claude] project_settings``: true unless it is said otherwise.
+
+    Raises:
+        ValueError: it is neither true nor false.
+    """
+    value = launch.options.get("project_settings", True)
+    if not isinstance(value, bool):
+        raise ValueError("tool.claude.project_settings is true or false")  # noqa: TRY004
+    return value
 
 
 def _is_used(launch: Launch) -> bool:

@@ -33,6 +33,7 @@ _CLOSED = tuple(
     map(PurePosixPath, (INSIDE, "/dev", "/proc", "/sys", "/home/code/.coi", "/root/.coi"))
 )
 STORAGE = "/storage"
+_MAX_LINKS = 40  # of a path, as for the kernel
 _EXAMPLE = "--mount ~/data:/data, or ~/data:/data:ro to keep it as it is"
 
 
@@ -65,6 +66,7 @@ def devices(
     *,
     shift: bool,
     private: Path,
+    workspace: Path | None = None,
 ) -> dict[str, dict[str, str]]:
     """The Incus disk devices of all mounts, by device name.
 
@@ -74,17 +76,20 @@ def devices(
         storage: value of ``--storage``.
         shift: idmapped mounts are on.
         private: coi's own directory, never mounted.
+        workspace: resolved; nothing in it is mounted a second time.
 
     Raises:
         NotFoundError: a host path does not exist.
         UsageError: paths inside clash, or cover /, the home or /workspace.
-        RefusedError: a host path contains ``private``.
+        RefusedError: a host path contains ``private``, or leads through the workspace.
     """
     mounts = [*defaults, *(parse(flag) for flag in flags)]
     if storage is not None:
         mounts.append(Mount(host=Path(storage), container=STORAGE, readonly=False))
     wanted: list[_Wanted] = []
     for mount in mounts:
+        if workspace is not None:
+            _refuse_through(str(mount.host), workspace)
         item = _checked(str(mount.host), mount.container, mount.readonly, private)
         for other in wanted:
             if overlap(item.inside, other.inside):
@@ -117,7 +122,7 @@ def _checked(given: str, container: str, readonly: bool, private: Path) -> _Want
     host = absolute(Path(given).expanduser())
     try:
         source = host.resolve(strict=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise NotFoundError(
             f"nothing to mount at {given}",
             details=str(error),
@@ -131,3 +136,33 @@ def _checked(given: str, container: str, readonly: bool, private: Path) -> _Want
             hint="mount the directory in it that is needed",
         )
     return _Wanted(source, inside, readonly)
+
+
+def _refuse_through(given: str, workspace: Path) -> None:
+    """See that no part of a path is in the workspace, where a container could swap it.
+
+    The daemon, which is root, resolves a mount's source anew at each start. So it does not
+    help to look for links before.
+
+    Raises:
+        RefusedError: it leads through the workspace.
+    """
+    check_text(given, "a mount's path")
+    names = list(reversed(absolute(Path(given).expanduser()).parts[1:]))
+    place, links = Path("/"), 0
+    while names:
+        name = names.pop()
+        place = place.parent if name == ".." else place / name
+        if workspace in place.parents:
+            raise RefusedError(
+                f"will not mount {given}: its path is in the workspace",
+                details="Whoever runs inside could put a link there, and have another directory "
+                "of yours mounted.",
+                hint=f"inside it is at {INSIDE}/{place.relative_to(workspace)}; "
+                "else keep it beside the workspace",
+            )
+        if place.is_symlink() and links < _MAX_LINKS:
+            links += 1
+            target = place.readlink()
+            place = Path("/") if target.is_absolute() else place.parent
+            names += reversed(target.parts[1:] if target.is_absolute() else target.parts)

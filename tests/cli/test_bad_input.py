@@ -331,7 +331,7 @@ def test_mount(item: str, code: int, words: str, coi: CommandLine, project: Path
 
 
 def test_storage(coi: CommandLine, project: Path) -> None:
-    done = coi(*BACKGROUND, "--storage", str(project / "none"), cwd=project)
+    done = coi(*BACKGROUND, "--storage", str(project.parent / "none"), cwd=project)
     assert_error(done, 3, "nothing to mount", hint="mkdir")
 
 

@@ -46,8 +46,16 @@ def watched(*, containers: bool = True) -> Iterator[set[bytes]]:
         thread.join()
 
 
+# Where people keep what no tool declares.
+STORES = (
+    ".ssh/id_ed25519", ".aws/credentials", ".git-credentials", ".netrc", ".config/gh/hosts.yml",
+)  # fmt: skip
+
+
 def test_canaries(host: Host) -> None:
     host.write("home/.dummy/credentials", CREDENTIAL, 0o600)
+    for store in STORES:
+        host.write(f"home/{store}", f"{HOST}\n", 0o600)
     with watched() as seen:
         screen = start(host, "-e", "PLAIN=seen-in-argv", environ={"CANARY_HOST": HOST})
         screen.line("env PLAIN")
@@ -59,11 +67,13 @@ def test_canaries(host: Host) -> None:
         screen.line("env CANARY_HOST")
         screen.expect(r"dummy> env CANARY_HOST")
         everywhere = host.inside(
-            "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; "
+            f"echo {HOST} >/var/tmp/planted; cat /proc/[0-9]*/environ | tr '\\0' '\\n'; "
             "su code -c 'TMUX_TMPDIR=$HOME/.coi tmux show-environment -g'; "
-            f"grep -rls -e {HOST} /home /root /tmp /run /etc /var/lib 2>/dev/null || true"
+            f"grep -rls -e {HOST} /home /root /tmp /run /etc /var/lib /var/tmp /opt || true"
         )
         assert HOST not in everywhere
+        assert everywhere.splitlines()[-1] == "/var/tmp/planted", "the look is a real one"
+        assert len([line for line in everywhere.splitlines() if line.startswith("/var/tmp/")]) == 1
         assert "HOME=/home/code" in everywhere, "the look is a real one"
         assert "IS_SANDBOX=1" in everywhere
         files = host.inside(
@@ -80,6 +90,7 @@ def test_canaries(host: Host) -> None:
         assert CREDENTIAL.encode() not in line
     for text in (shown, raw):
         assert "seen-in-argv" not in text
+        assert HOST not in text
         assert CREDENTIAL not in text
     (saved,) = host.saved()
     state = host.state_file(saved["id"])
@@ -142,3 +153,42 @@ def test_claude_credentials(host: Host) -> None:
     assert '"theme": "light"' in inside or '"theme":"light"' in inside
     assert "hasCompletedOnboarding" in inside
     host.coi("kill", host.instance()).ok()
+
+
+_LOOK = f"""
+set +e
+echo {CREDENTIAL} >/root/planted # what the look is to find
+env X=canary-planted sleep 60 &
+until grep -qs sleep /proc/$!/cmdline; do :; done
+echo the look begins
+cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -a -e '=[c]anary-'
+grep -rlas -e {HOST} -e {CREDENTIAL} /etc /home /root /run /tmp /var/tmp /var/lib /opt /usr/local |
+  grep -v coi-custom
+echo the look is over
+kill $!
+exit 7
+"""
+
+
+def test_canaries_are_not_in_an_image(host: Host) -> None:
+    """A secret of the host's is neither in what becomes an image nor in a command line."""
+    for place in (*STORES, ".dummy/credentials"):
+        host.write(f"home/{place}", f"{CREDENTIAL} {HOST}\n", 0o600)
+    script = host.write("look.sh", _LOOK.replace(HOST, "$A$B").replace(CREDENTIAL, "$C$D"))
+    text = f"A={HOST[:9]} B={HOST[9:]} C={CREDENTIAL[:9]} D={CREDENTIAL[9:]}\n"
+    script.write_text(text + script.read_text())
+    with watched(containers=False) as seen:
+        done = host.coi(
+            "build", "custom", f"{host.prefix}x", "--script", str(script), "--base", host.image,
+            environ={"CANARY_HOST": HOST, "AWS_SECRET_ACCESS_KEY": CREDENTIAL}, timeout=150,
+        )  # fmt: skip
+    assert done.code == 1, done.err
+    (log,) = (host.coi_home / "logs").glob("build-*.log")
+    text = log.read_text()
+    found = text.partition("the look begins\n")[2].partition("the look is over\n")[0]
+    assert "the look is over" in text
+    assert found.splitlines() == ["X=canary-planted", "/root/planted"], text
+    assert log.stat().st_mode & 0o777 == 0o600
+    mine = f"{host.prefix}x".encode()
+    assert not [line for line in seen if HOST.encode() in line and mine not in line]
+    assert not [line for line in seen if CREDENTIAL.encode() in line]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from coi.api import ImageContext, Launch
+from coi.errors import CoiError
 from coi.testing import saved
 from coi.tools.claude import Claude
 from coi.tools.prepare import Prepared, find_session_id, prepare, without_secret_keys
@@ -41,6 +42,16 @@ def test_a_bare_host_gets_no_questions(tmp_path: Path) -> None:
     assert prepared.command == ("claude", "--dangerously-skip-permissions", "--session-id", ID)
     assert prepared.environment["IS_SANDBOX"] == "1"
     assert prepared.environment["DISABLE_AUTOUPDATER"] == "1"
+
+
+def test_a_projects_settings_can_be_left_unread(tmp_path: Path) -> None:
+    asked = run(tmp_path, Launch(ID, options={"project_settings": False})).command
+    assert asked[1:4] == ("--dangerously-skip-permissions", "--setting-sources", "user")
+    read_ = run(tmp_path, Launch(ID, options={"project_settings": True})).command
+    assert "--setting-sources" not in read_
+    with pytest.raises(CoiError) as refused:
+        run(tmp_path, Launch(ID, options={"project_settings": "false"}))
+    assert "true or false" in f"{refused.value} {refused.value.details}"
 
 
 def test_a_given_key_is_approved_by_its_tail(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from coi.config.home import check_home
+from coi.errors import RefusedError
 from coi.files import make_private, read_private, replace_file
 
 
@@ -15,6 +17,12 @@ def place(tmp_path: Path) -> Path:
     directory = tmp_path / "home" / "network"
     make_private(directory)
     return directory
+
+
+@pytest.fixture
+def as_root() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root makes what is another user's")
 
 
 def mode(path: Path) -> int:
@@ -36,6 +44,62 @@ def test_an_open_directory_is_closed(place: Path) -> None:
     place.chmod(0o777)
     make_private(place)
     assert mode(place) == 0o700
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, as_root: None) -> None:
+    """What they made before us, open to all, and what a link of theirs leads to."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(PermissionError, match="directory of another user"):
+        make_private(theirs)
+    assert mode(theirs) == 0o777
+    mine = tmp_path / "mine"
+    make_private(mine)
+    mine.chmod(0o755)
+    link = tmp_path / "link"
+    link.symlink_to(mine)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(PermissionError, match="link of another user"):
+        make_private(link)
+    assert mode(mine) == 0o755
+
+
+def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(mode=0o775)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    make_private(tmp_path / "link")
+    make_private(tmp_path / "link" / "locks")
+    assert mode(tmp_path / "disk") == mode(tmp_path / "disk" / "locks") == 0o700
+
+
+def test_the_home_is_ours_alone(tmp_path: Path, as_root: None) -> None:
+    home = tmp_path / "coi"
+    check_home(home)  # there is none
+    home.mkdir(mode=0o755)
+    check_home(home)
+    assert mode(home) == 0o700, "what others could read is closed"
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    check_home(link)
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(RefusedError, match="another user"):
+        check_home(link)
+    for wrong in (0o770, 0o702, 0o1777):
+        home.chmod(wrong)
+        with pytest.raises(RefusedError, match="others may write"):
+            check_home(home)
+        assert mode(home) == wrong, "somebody is to look first"
+    home.chmod(0o700)
+    os.chown(home, 65534, 65534)
+    with pytest.raises(RefusedError, match="another user"):
+        check_home(home)
+    (tmp_path / "file").touch()
+    with pytest.raises(RefusedError, match="not a directory"):
+        check_home(tmp_path / "file")
+    with pytest.raises(RefusedError, match="cannot use"):
+        check_home(tmp_path / "file" / "below")
 
 
 def test_a_replacement_is_whole_and_leaves_nothing_else(place: Path) -> None:

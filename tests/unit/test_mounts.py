@@ -195,3 +195,29 @@ def test_whatever_is_accepted_covers_nothing(places: list[str], tmp_path: Path, 
         others = [*inside[:number], *inside[number + 1 :], PurePosixPath("/workspace")]
         assert not any(o.is_relative_to(path) or path.is_relative_to(o) for o in others)
         assert path not in (PurePosixPath("/"), PurePosixPath("/home/code"), PurePosixPath("/home"))
+
+
+def test_nothing_in_the_workspace_is_mounted(tmp_path: Path, home: Path) -> None:
+    """Whatever the way there: a container could put a link in its place."""
+    work, beside = tmp_path / "work", tmp_path / "work-data"
+    (work / "data").mkdir(parents=True)
+    beside.mkdir()
+    (work / "out").symlink_to(beside)
+    (tmp_path / "in").symlink_to("work")
+    (tmp_path / "chain").symlink_to("in/../in/out")
+    (tmp_path / "loop").symlink_to("loop")
+    for source in ("work/data", "work/out", "in/data", "chain", "work/none", "in/out/x"):
+        with pytest.raises(RefusedError, match="in the workspace"):
+            made(f"{tmp_path}/{source}:/data", home=home, workspace=work)
+    for source in ("work", "in", "work-data"):
+        assert made(f"{tmp_path}/{source}:/data", home=home, workspace=work)
+    with pytest.raises(CoiError):
+        made(f"{tmp_path}/loop:/data", home=home, workspace=work)
+
+
+def test_the_control_a_link_in_it_is_followed(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "work" / "data").symlink_to(tmp_path / "secret")
+    found = made(f"{tmp_path}/work/data:/data", home=home)
+    assert found["mount1"]["source"] == f"{tmp_path}/secret"

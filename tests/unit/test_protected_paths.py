@@ -175,6 +175,10 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "envrc": (lambda w: plant(w / ".envrc", "evil"), ".envrc"),
     "coi.toml": (lambda w: plant(w / ".coi.toml", "x"), ".coi.toml"),
     "claude": (lambda w: plant(w / ".claude/settings.json", "{}"), ".claude/settings.json"),
+    "claude, of this user": (
+        lambda w: plant(w / ".claude/settings.local.json", "{}"),
+        ".claude/settings.local.json",
+    ),
     "claude is a link": (lambda w: to_link(w / ".claude", Path("src")), ".claude"),
     "a fifo": (lambda w: os.mkfifo(w / ".envrc"), ".envrc"),
 }  # fmt: skip
