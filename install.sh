@@ -483,6 +483,29 @@ daemon_step() {
 
 # Puts a question in Python to an answer of the daemon: json PATH EXPRESSION. The answer is `it`, a list where it
 # is null (as it is for no pools at all).
+# What all containers of a user mapping share, and the kernel keeps low: 128 inotify instances are some 16 containers
+# with systemd. Incus, "Server settings for a production setup", has far higher ones.
+kernel_step() {
+  local setting key want have low='' all=()
+  for setting in fs.inotify.max_user_instances=8192 kernel.keys.maxkeys=2000 kernel.keys.maxbytes=2000000; do
+    key=${setting%=*} want=${setting#*=} have=0
+    bare || have=$(cat "/proc/sys/${key//.//}" 2>/dev/null || echo "$want")
+    if [[ $have -lt $want ]]; then low=1; else want=$have; fi
+    all+=("$key = $want")
+  done
+  [[ -n $low ]] || return 0
+  step "room for many containers"
+  printf '%s\n' "# Written by coi's install.sh: 'coi doctor' tells what for." "${all[@]}" | put_file /etc/sysctl.d/60-coi.conf
+  for setting in "${all[@]}"; do
+    key=${setting% = *} want=${setting#* = }
+    if [[ -n $DRY ]]; then
+      say "+ sysctl -w $key=$want"
+    elif ! printf '%s\n' "$want" 2>>"$OUTPUT" >"/proc/sys/${key//.//}"; then
+      warn "$key stays as it is: some 16 containers can run at a time"
+    fi
+  done
+}
+
 json() {
   local answer
   # A dry run before the daemon runs, or by somebody whom it does not answer, takes it to have nothing.
@@ -936,6 +959,7 @@ main() {
   fi
   if [[ -n $START ]]; then
     daemon_step
+    kernel_step
     [[ -n $DRY ]] || say "Incus runs."
     return 0
   fi
@@ -952,6 +976,7 @@ main() {
   subids_step
   group_step
   daemon_step
+  kernel_step
   let_in_step
   incus_step
   firewall_notes

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from coi.config.model import NO_LIMIT
 from coi.doctor import advisories
 from coi.doctor.facts import PROFILE, Facts, Server
-from coi.doctor.own import files, group, guard, leftovers, mounts, room, subids, tools
+from coi.doctor.own import files, group, guard, kernel, leftovers, mounts, room, subids, tools
 from coi.doctor.report import Check, fail, few, ok, said, warn
 from coi.errors import CoiError
 
@@ -246,7 +246,7 @@ def _days(text: str, now: datetime) -> int | None:
 
 CHECKS: tuple[Callable[[Facts], Check | None], ...] = (
     configuration, client, daemon, security, group, project, storage, limits, network, dns, guard,
-    image, mounts, subids, tools, files, room, leftovers,
+    image, mounts, subids, tools, files, room, kernel, leftovers,
 )  # fmt: skip
 
 

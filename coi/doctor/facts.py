@@ -75,6 +75,7 @@ class Host:
         resolvers: addresses of /etc/resolv.conf.
         guarded: the rules of ``coi network guard`` are loaded.
         listening: addresses of resolvers that sessions could ask.
+        kernel: settings of /proc/sys that all containers share and that are low.
         shift: mounts are idmapped; None: the configuration says nothing, found out at a start.
     """
 
@@ -89,6 +90,7 @@ class Host:
     guarded: bool = True
     listening: tuple[str, ...] = ()
     shift: bool | None = None
+    kernel: Mapping[str, int] = field(default_factory=dict)
 
 
 @record(frozen=True)
@@ -155,6 +157,7 @@ class Facts:
 def of_host(config: Config, home: Path) -> Host:
     """Look at the host."""
     from coi.network.resolvers import guarded, listening
+    from coi.session.room import lacking
 
     found = os.statvfs(next(path for path in (home, *home.parents) if path.exists()))
     disabled = config.incus.disable_shift
@@ -178,6 +181,7 @@ def of_host(config: Config, home: Path) -> Host:
         guarded(),
         heard,
         None if disabled is None else not disabled,
+        lacking(),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from coi.doctor.facts import Facts
 from coi.doctor.report import Check, fail, few, ok, warn
+from coi.session.room import SHARED, most
 
 GIB = 1 << 30
 RANGE = 65536  # ids that one container takes
@@ -141,6 +142,20 @@ def room(facts: Facts) -> Check:
     if facts.host.free < GIB // 4:
         return fail("room", text, "coi clean --sessions")
     return warn("room", text, "coi clean --sessions") if facts.host.free < GIB else ok("room", text)
+
+
+def kernel(facts: Facts) -> Check:
+    """Many containers can run at a time."""
+    low = dict(facts.host.kernel)
+    if not low:
+        return ok("kernel", "its limits leave room for many containers")
+    lines = [shlex.quote(f"{key} = {SHARED[key][0] * 8}") for key in low]
+    return warn(
+        "kernel",
+        f"some {most(low)} containers can run at a time ({', '.join(low)})",
+        f"printf '%s\\n' {' '.join(lines)} | sudo tee /etc/sysctl.d/60-coi.conf; "
+        "sudo sysctl --system",
+    )
 
 
 def leftovers(facts: Facts) -> Check | None:

@@ -248,7 +248,9 @@ class Starting:
                 details=text,
                 hint=f"rebuild the image: coi build --force  (the image is {session.image})",
             )
-        raise CoiError(
+        from coi.session.room import stopped
+
+        raise stopped(session.instance, exit_code, text) or CoiError(
             "cannot start the session",
             details=text or f"the command inside ended with exit code {exit_code}",
         )

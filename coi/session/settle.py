@@ -49,8 +49,10 @@ def settled(command: Sequence[str]) -> list[str]:
 
 
 def cannot_work(name: str, code: int, text: str) -> CoiError:
-    """The error for an instance that lacks what sessions need."""
-    return CoiError(
+    """The error for an instance that lacks what sessions need, or that is no more."""
+    from coi.session.room import stopped
+
+    return stopped(name, code, text) or CoiError(
         f"cannot work in {name}: " + inside.MEANING.get(code, f"exit code {code}"),
         details=text,
         hint="coi build --force makes an image that coi can use",

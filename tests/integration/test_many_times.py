@@ -54,13 +54,18 @@ def _ours(found: dict[str, set[str]], prefix: str) -> dict[str, set[str]]:
     return {kind: {name for name in names if prefix in name} for kind, names in found.items()}
 
 
+def running(host: Host) -> list[str]:
+    """The instances that run."""
+    return [name for name, status in host.instances().items() if status == "Running"]
+
+
 def _cycle(host: Host, number: int) -> None:
     """One session from its start to its end, each time in another way."""
     ends: tuple[Callable[[], object], ...] = (
         lambda: host.coi("shutdown", "--all", "--force", "--timeout=0").ok(),
         lambda: host.coi("kill", "--all", "--force").ok(),
-        lambda: incus("stop", "--force", host.instance()).ok(),
-        lambda: incus("delete", "--force", host.instance()).ok(),
+        lambda: incus("stop", "--force", *running(host)).ok(),
+        lambda: incus("delete", "--force", *running(host)).ok(),
     )
     way = number % (len(ends) + 2)
     if way == len(ends):
@@ -68,8 +73,9 @@ def _cycle(host: Host, number: int) -> None:
     elif way == len(ends) + 1:
         host.coi("run", "--prompt", f"remember CODE-{number}").ok()
     else:
-        host.coi("shell", "--background", "--slot=1").ok()
+        host.coi("shell", "--background").ok()
         ends[way]()
+        host.settled()
 
 
 @pytest.mark.timeout(1800)
@@ -110,7 +116,9 @@ def test_twenty_at_the_same_instant(host: Host) -> None:
         f'[defaults]\nimage = "{host.image}"\nmax_slots = {AT_ONCE}\n[tool]\nname = "dummy"\n'
     )
     started = [host.popen("shell", "--background") for _ in range(AT_ONCE)]
-    results = [host.result(process, timeout=300).ok() for process in started]
+    results = [host.result(process, timeout=300) for process in started]
+    failed = [result.err for result in results if result.code != 0]
+    assert not failed, "\n".join(result.err for result in results)
     slots = range(1, AT_ONCE + 1)
     host.settled({host.instance(slot): "Running" for slot in slots})
     said = "".join(result.err for result in results)

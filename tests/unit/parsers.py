@@ -141,6 +141,9 @@ FUZZED: Mapping[str, tuple[str, ...]] = {
         "coi.network.bridge:_address", "coi.network.bridge:_incus_subnets",
         "coi.network.ovn:_address",
     ),
+    "test_fuzz_host.py::test_settings_of_the_kernel_of_any_kind": (
+        "coi.session.room:kernel_limit",
+    ),
     "test_fuzz_host.py::test_names_that_resolve_to_anything": ("coi.network.answers:_ask",),
     "test_fuzz_host.py::test_a_terminal_of_any_name": ("coi.session.terminal:terminal_name",),
     "test_fuzz_tools.py::test_credentials_of_any_kind": ("coi.tools.claude:_credentials",),

@@ -69,7 +69,7 @@ def test_a_healthy_set_up_has_nothing_to_mend() -> None:
     assert len(found) == len(CHECKS)
     assert [c.name for c in found] == [
         "configuration", "client", "daemon", "security", "group", "project", "storage", "limits",
-        "network", "dns", "guard", "image", "mounts", "subids", "tools", "files", "room",
+        "network", "dns", "guard", "image", "mounts", "subids", "tools", "files", "room", "kernel",
         "leftovers",
     ]  # fmt: skip
 
@@ -195,6 +195,11 @@ CASES: dict[str, tuple[Facts, str, str, str, str]] = {
     "no room": (facts(host=replace(HOST, free=GIB // 2)), "room", "warn", "0.5 GiB", "coi clean"),
     "none at all": (facts(host=replace(HOST, free=GIB // 5)), "room", "fail", "0.2 GiB",
                     "coi clean"),
+    "few inotify instances": (
+        facts(host=replace(HOST, kernel={"fs.inotify.max_user_instances": 128})), "kernel", "warn",
+        "some 16 containers", "sudo tee /etc/sysctl.d/60-coi.conf"),
+    "few keys": (facts(host=replace(HOST, kernel={"kernel.keys.maxkeys": 200})), "kernel", "warn",
+                 "some 33 containers", "kernel.keys.maxkeys = 8000"),
     "leftovers": (facts(leftovers=("container x: stopped",)), "leftovers", "warn",
                   "container x: stopped", "coi clean"),
 }  # fmt: skip

@@ -27,6 +27,7 @@ from coi.image.host import HostSettings, apt_lines, debian_mirrors, parse_source
 from coi.incus.networks import Network
 from coi.incus.process import Completed
 from coi.network import answers, bridge, host, log, ovn, resolvers, route
+from coi.session import room
 from coi.session.terminal import terminal_name
 from coi.tools import discover
 from coi.workspace import ownership
@@ -337,6 +338,33 @@ def test_networks_configured_in_any_way(address: str, ranges: str) -> None:
     assert ovn._address(address) is None or address
     command = route.missing(network, host.HostView(frozenset(), frozenset()))
     assert command == ""  # without a router there is nothing to lead to
+
+
+@example(text=LONG)
+@example(text="128\n")
+@example(text="\udcff")
+@given(text=LINES)
+def test_settings_of_the_kernel_of_any_kind(text: str) -> None:
+    with root() as place:
+        put(place / "fs" / "most", text)
+        found = room.kernel_limit("fs.most", place)
+        assert found is None or text.strip() in (f"{found}", f"{found}".zfill(len(text.strip())))
+        assert room.kernel_limit("fs.none", place) is None
+
+
+@pytest.mark.parametrize(("code", "text"), [(137, ""), (1, "Error: Instance is not running")])
+def test_a_container_that_stopped_as_it_started(
+    code: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "kernel_limit", {"fs.inotify.max_user_instances": 128}.get)
+    error = room.stopped("c", code, text)
+    assert error
+    assert "16 containers: fs.inotify.max_user_instances is 128" in error.details
+    monkeypatch.setattr(room, "kernel_limit", lambda _key: 1 << 20)
+    error = room.stopped("c", code, text)
+    assert error
+    assert error.details == text
+    assert room.stopped("c", 1, "something else") is None
 
 
 @given(st.lists(st.text(max_size=9) | st.sampled_from(["1.2.3.4", "::1", "01.2.3.4", "1.2.3"])))
