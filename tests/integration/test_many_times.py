@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dummy import PROMPT
 
 from coi.testing.host import Host
 from coi.testing.machine import incus, query, wait_for
 
 AT_ONCE = 20
+RUNNING = 50
+PART = 10  # of them, the first and the last, whose costs are compared
 CYCLES = 200
 
 
@@ -75,6 +80,7 @@ def _cycle(host: Host, number: int) -> None:
     else:
         host.coi("shell", "--background").ok()
         ends[way]()
+        host.coi("list").ok()  # which saves what was stopped from elsewhere
         host.settled()
 
 
@@ -132,3 +138,56 @@ def test_twenty_at_the_same_instant(host: Host) -> None:
     ended = host.coi("kill", "--all", "--force", timeout=300).ok()
     assert f"Killed {AT_ONCE} container" in ended.err + ended.out
     host.settled()
+
+
+def _memory(name: str) -> int:
+    """Bytes that a container and its monitor hold."""
+    groups = Path("/sys/fs/cgroup").glob(f"lxc.*.{name}")
+    return sum(int((group / "memory.current").read_text()) for group in groups)
+
+
+def _seconds(host: Host, *args: str) -> float:
+    begun = time.perf_counter()
+    host.coi(*args, timeout=120).ok()
+    return time.perf_counter() - begun
+
+
+@pytest.mark.timeout(900)
+def test_fifty_run_at_a_time(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """What one costs does not grow with the number that runs."""
+    host.config(
+        f'[defaults]\nimage = "{host.image}"\nmax_slots = {RUNNING}\n[tool]\nname = "dummy"\n'
+    )
+    _seconds(host, "run", "true")  # the image's first use
+    listing = {0: statistics.median(_seconds(host, "list") for _ in range(3))}
+    starts = []
+    for number in range(1, RUNNING + 1):
+        starts.append(_seconds(host, "shell", "--background"))
+        if number in (1, PART, RUNNING):
+            listing[number] = statistics.median(_seconds(host, "list") for _ in range(3))
+    names = [host.instance(slot) for slot in range(1, RUNNING + 1)]
+    host.settled(dict.fromkeys(names, "Running"))
+    assert len(host.listed()) == RUNNING
+    assert host.pids() == {}, "a session in the background has no process of coi's"
+    memory = [_memory(name) for name in names]
+    first, last = statistics.median(starts[:PART]), statistics.median(starts[-PART:])
+    attach = host.screen("attach", names[-1])
+    begun = time.perf_counter()
+    attach.expect(PROMPT)
+    attached = time.perf_counter() - begun
+    attach.detach()
+    attach.ended()
+    begun = time.perf_counter()
+    host.coi("kill", "--all", "--force", timeout=300).ok()
+    killed = time.perf_counter() - begun
+    host.settled()
+    with capsys.disabled():
+        print(
+            f"\n start of the first and last {PART}: {first:.2f} and {last:.2f} s;"
+            f" {RUNNING} in {sum(starts):.0f} s\n list with "
+            + ", ".join(f"{number}: {seconds:.2f} s" for number, seconds in listing.items())
+            + f"\n memory of one: {statistics.median(memory) / 2**20:.0f} MiB;"
+            f" attach to the last: {attached:.2f} s; kill of all: {killed:.0f} s"
+        )
+    assert last < 2 * first
+    assert listing[RUNNING] - listing[0] < 0.01 * RUNNING
