@@ -150,6 +150,20 @@ class Trial:
         return bad
 
 
+def test_what_was_recovered_may_be_started_by_hand(host: Host) -> None:
+    """The start that was killed is over: nobody stops what a user starts."""
+    spoilt = spoil(host, "KILL", 1, '*" -X POST "*')
+    host.coi("shell", "--background", "--persistent", environ=spoilt.environ)
+    (name,) = running(host)
+    wait_for(lambda: not host.pids())
+    assert "Recovering" in host.coi("list").ok().err
+    host.settled({name: "Stopped"})
+    host.coi("container", "start", name).ok()
+    assert "Recovering" not in host.coi("list").ok().err
+    assert running(host) == [name]
+    host.drop()
+
+
 QUICK = ("start", "shell and power-off")  # in the default run, once; the others take their time
 
 
