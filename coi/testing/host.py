@@ -235,7 +235,7 @@ class Host:
         ]
         if workspace is not None:
             found = [row for row in found if row["workspace"] == str(workspace)]
-        return sorted(found, key=lambda row: (row["order"], row["saved_at"]), reverse=True)
+        return sorted(found, key=lambda row: (row.get("order", 0), row["saved_at"]), reverse=True)
 
     def state_file(self, session_id: str) -> Path:
         """The state that a session's metadata names."""

@@ -141,6 +141,7 @@ def test_a_session(world: Host, counter: Counter, within: Within) -> None:
 
 
 def test_a_session_that_is_kept(world: Host, counter: Counter, within: Within) -> None:
+    world.settled()
     screen = opened(world, counter, "shell", "shell")
     within("persist", "persist", "--force", world.instance())
     booted(world.instance())
