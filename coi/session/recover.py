@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from coi.errors import CoiError
 from coi.incus.errors import MissingError
 from coi.session import guard
-from coi.session.body import RUN
+from coi.session.body import RUN, WARM
 from coi.session.model import (
     REMOVING,
     SAVED,
@@ -47,6 +47,11 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
             from coi.session.run import over
 
             gone |= {row.name} if over(engine, row) else set()
+            continue
+        if row.coi("state") == WARM:
+            from coi.session.warmpool import abandon
+
+            gone |= {row.name} if abandon(engine, row) else set()
             continue
         if not (row.stopped or deserted(engine, row)) or not engine.attends(row):
             continue

@@ -82,6 +82,7 @@ def test_list_imports_what_it_needs(fake_incus: dict[str, str]) -> None:
         "coi.cli.signals",
     }  # fmt: skip
     assert not any(name.startswith("coi.image") for name in own)
+    assert not own & {"coi.session.warm", "coi.session.warmpool"}
     assert len(modules) < 300
 
 
