@@ -52,14 +52,14 @@ class Instance:
     last_used_at: str = ""
 
     @property
-    def used(self) -> bool:
-        """Whether it was ever started; the daemon writes the year 1970 where it was not."""
-        return bool(self.last_used_at) and not self.last_used_at.startswith(("0001-", "1970-"))
+    def unused(self) -> bool:
+        """Whether it was never started, as far as is known; the daemon writes the year 1970."""
+        return self.last_used_at.startswith(("0001-", "1970-"))
 
     @property
     def started_at(self) -> str:
         """When it was started last; where that is not known, when it was made."""
-        return self.last_used_at if self.used else self.created_at
+        return self.created_at if self.unused or not self.last_used_at else self.last_used_at
 
     @property
     def running(self) -> bool:

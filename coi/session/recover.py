@@ -93,6 +93,12 @@ def _recover(engine: Engine, row: Instance) -> bool:
         now = engine.instances.find(row.name)
         if now is None or not is_session(now) or now.coi("session-id") != row.coi("session-id"):
             return True
+    elif row.unused and not engine.began(row):  # a warm one: its start was cut off before it ran
+        now = engine.instances.find(row.name)
+        if now is not None and now.stopped and now.unused:
+            engine.instances.remove(row.name)
+            guard.settle(engine, row.coi("session-id"))
+            return True
     from coi.session.finish import Outcome, finish, finish_stopped
     from coi.session.inside import Saving
 

@@ -104,7 +104,7 @@ def fresh(row: Instance) -> bool:
     """Whether a warm instance is as it was made: whole, never started, and nothing added."""
     return (
         row.stopped
-        and not row.used
+        and row.unused
         and row.config.get(_TEMPLATE) == "create"
         and _POWER not in row.config
         and not row.ephemeral
@@ -152,7 +152,7 @@ def fault(row: Instance, targets: Mapping[str, str]) -> str:
     if not row.stopped:
         return ""
     if not fresh(row):
-        return "it was started or changed" if row.used else "it is not whole, or was changed"
+        return "it is not whole, or was changed" if row.unused else "it was started or changed"
     target = targets.get(row.coi("image"))
     if target is None or target == base(row):
         return ""
