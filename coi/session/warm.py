@@ -210,10 +210,10 @@ def _become(
                 raise
             except MissingError as error:
                 raise _GoneError from error
-            except UnavailableError:
-                renamed = True  # or not
-                raise
-            except CoiError:
+            except CoiError as error:
+                _discard(engine, warm, body)  # it may be renamed, where the answer was lost
+                if isinstance(error, UnavailableError):
+                    raise
                 return None
             renamed = True
             try:

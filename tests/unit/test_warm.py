@@ -18,6 +18,7 @@ from coi.config.layers import built_in
 from coi.config.model import Warm
 from coi.errors import CoiError
 from coi.incus.client import Client
+from coi.incus.errors import AlreadyExistsError, IncusError, classify
 from coi.incus.images import Image
 from coi.incus.instances import Instance
 from coi.incus.process import Runner
@@ -59,16 +60,16 @@ class World:
         self.operations()
         self.rows()
 
-    def _write(self, path: str, answer: object) -> None:
+    def write(self, path: str, answer: object) -> None:
         for char in "/?=":
             path = path.replace(char, "_")
         (self.at / path).write_text(json.dumps(answer))
 
     def says(self, path: str, metadata: object) -> None:
-        self._write(path, {"type": "sync", "status_code": 200, "metadata": metadata})
+        self.write(path, {"type": "sync", "status_code": 200, "metadata": metadata})
 
     def fails(self, path: str) -> None:
-        self._write(path, {"type": "error", "error_code": 500, "error": "no"})
+        self.write(path, {"type": "error", "error_code": 500, "error": "no"})
 
     def changed(self, answer: object) -> None:
         """What the daemon answers to changes."""
@@ -344,3 +345,25 @@ def test_off_it_costs_nothing() -> None:
         assert "coi.session.warm" in sys.modules
     """
     subprocess.run([sys.executable, "-I", "-c", textwrap.dedent(script)], check=True, timeout=30)
+
+
+def test_a_name_that_is_taken_is_no_port_that_is() -> None:
+    taken = classify('Name "t-x-1" already in use', action="rename t-warm-1")
+    assert type(taken) is AlreadyExistsError
+    port = 'Error starting proxy device "port1": listen tcp 127.0.0.1:80: address already in use'
+    assert type(classify(port)) is not AlreadyExistsError
+
+
+def test_a_start_that_fails_takes_no_name(world: World) -> None:
+    """A creation's error that something exists means the name: another slot is tried."""
+    path = "/1.0/instances/t-x-1/state"
+    answer = {"type": "error", "error_code": 409, "error": "device already exists"}
+    world.write(path, answer)
+    pending = world.engine.instances.start_made("t-x-1")
+    with pytest.raises(IncusError) as failed:
+        pending.result()
+    assert type(failed.value) is IncusError
+    assert not pending.unmade
+    created = world.engine.client.begin("PUT", path)
+    with pytest.raises(AlreadyExistsError):
+        created.result()
