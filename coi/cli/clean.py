@@ -15,14 +15,16 @@ app = typer.Typer()
 def clean(
     ctx: typer.Context,
     everything: Annotated[
-        bool, typer.Option("--all", help="Stopped persistent containers and saved sessions too.")
+        bool,
+        typer.Option("--all", help="Persistent and warm containers, saved sessions too."),
     ] = False,
     sessions: Annotated[bool, typer.Option("--sessions", help="Saved sessions too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Do not ask.")] = False,
 ) -> None:
     """Remove stopped and half-made containers, networks that nobody uses, stale locks.
 
-    A stopped container's session is saved before it goes.
+    A stopped container's session is saved before it goes. Warm containers go that are
+    of no use any more.
 
     Example: coi clean --force
     """

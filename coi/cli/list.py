@@ -27,16 +27,16 @@ def list_(
     """
     context = context_of(ctx)
     check_format(format_, "text", "json")
-    data = collect(context, saved=everything)
+    data, warm = collect(context, saved=everything)
     if format_ == "json":
         context.output.data(data)
     else:
-        context.output.result(_text(data))
+        context.output.result(_text(data, warm))
 
 
-def collect(context: Context, *, saved: bool) -> dict[str, Any]:
-    """The listing, as its JSON form."""
-    from coi.session.body import CONTAINER, RUN
+def collect(context: Context, *, saved: bool) -> tuple[dict[str, Any], int]:
+    """The listing, as its JSON form, and how many warm containers stand ready."""
+    from coi.session.body import CONTAINER, RUN, WARM
     from coi.session.model import is_session, number
     from coi.session.recover import recover
     from coi.session.store import rank
@@ -79,10 +79,15 @@ def collect(context: Context, *, saved: bool) -> dict[str, Any]:
             }
             for s in sessions
         ]
-    return data
+    warm = 0
+    if any(row.coi("state") == WARM for row in rows):
+        from coi.session.warmpool import count
+
+        warm = count(engine, rows)
+    return data, warm
 
 
-def _text(data: dict[str, Any]) -> str:
+def _text(data: dict[str, Any], warm: int) -> str:
     lines = ["Active Containers:"]
     for row in data["active_containers"]:
         lines.append(f"  {row['name']} ({'persistent' if row['persistent'] else 'ephemeral'})")
@@ -94,6 +99,8 @@ def _text(data: dict[str, Any]) -> str:
         lines.append(f"    Workspace: {one_line(row['workspace'])}")
     if not data["active_containers"]:
         lines.append("  (none)")
+    if warm:
+        lines.append(f"Warm: {warm} ready to become one")
     if "saved_sessions" in data:
         lines += ["", "Saved Sessions:"]
         for row in data["saved_sessions"]:

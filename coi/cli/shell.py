@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,12 +98,14 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
         attended = session.lock.held
         from coi.session.attach import converse, shell
         from coi.session.begin import begin
+        from coi.session.making import refill
 
         if session.saved:
             output.notice(f"Resuming session {session.id} of {session.saved.saved_at}")
         output.notice(f"Setting up session {session.id}...")
         if not session.attached:
             starting = begin(engine, session, request, loads[0])
+            starting.then = partial(refill, engine, session.image)
         output.notice("Starting session...")
         output.notice(f"Session ID: {session.id}")
         output.notice(f"Container: {session.instance}")

@@ -28,6 +28,7 @@ from coi.config.model import (
     Ports,
     Protect,
     ToolSettings,
+    Warm,
 )
 from coi.config.parse import MAX_SIZE, MEND, Layer, flags, nearest, parse, variables
 from coi.config.paths import SYSTEM_CONFIG, coi_home, expand, user_config
@@ -336,5 +337,6 @@ def _build(stack: _Stack, environ: Mapping[str, str]) -> Config:
         limits={key: value for key, value in sections["limits"].items() if value != NO_LIMIT},
         environment=sections.get("environment", {}),
         build=Build(**sections["build"]),
+        warm=Warm(**sections["warm"]),
         profiles=tuple(sorted(stack.profiles)),
     )

@@ -173,6 +173,13 @@ class Build:
 
 
 @record(frozen=True)
+class Warm:
+    """``[warm]``: ``size`` containers stand ready; 0 for none."""
+
+    size: int = 0
+
+
+@record(frozen=True)
 class Config:
     """Everything, after all layers.
 
@@ -193,4 +200,5 @@ class Config:
     limits: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     build: Build = Build()
+    warm: Warm = Warm()
     profiles: tuple[str, ...] = ()

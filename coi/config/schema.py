@@ -19,6 +19,7 @@ from coi.config.model import (
     Ports,
     Protect,
     ToolSettings,
+    Warm,
 )
 
 
@@ -180,6 +181,12 @@ KEYS: tuple[Key, ...] = (
         "Root disk, the image's own files included; not on a `dir` pool, where Incus has no "
         "quotas. `/workspace` and other mounts are the host's and not counted.",
     ),
+    Key(
+        "warm.size",
+        kinds.integer(0, 20),
+        "Containers that stand ready, made beforehand and never started: a start takes one. It "
+        "pays where a creation copies the image (a `dir` pool); 0: none.",
+    ),
     Key("build.base", kinds.IMAGE, "The image that `coi build` starts from."),
     Key(
         "build.fallback",
@@ -209,6 +216,7 @@ _SECTIONS: Mapping[str, object] = {
     "build": Build(),
     "ports": Ports(),
     "protect": Protect(),
+    "warm": Warm(),
 }
 
 

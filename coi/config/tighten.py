@@ -17,6 +17,7 @@ whatever its value. Some that may look harmless and still wait:
   ``[tool.<name>]`` only ``credentials`` may be said: fewer than otherwise.
 - ``incus.*``, ``paths.*``, ``mounts.*``, ``ports.*``, ``build.*``, ``network.logging``:
   they name things of the host.
+- ``warm.size``: what stands ready is shared by all projects of the user.
 
 Approved by nobody, a file that says what the lower layers say anyway is no
 widening: a key with the value that already holds is never withheld.

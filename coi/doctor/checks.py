@@ -12,6 +12,7 @@ from coi.doctor.facts import PROFILE, Facts, Server
 from coi.doctor.own import files, group, guard, kernel, leftovers, mounts, room, subids, tools
 from coi.doctor.report import Check, fail, few, ok, said, warn
 from coi.errors import CoiError
+from coi.session.warm import base, fresh
 
 GIB = 1 << 30
 OLD = 90  # days after which an image wants its updates
@@ -126,6 +127,38 @@ def storage(facts: Facts) -> Check | None:
             "incus storage create fast btrfs  (and the profile's root disk on it)",
         )
     return ok("storage", what)
+
+
+def warm(facts: Facts) -> Check | None:
+    """Containers that stand ready, where making one takes long."""
+    server, size = facts.server, facts.config.warm.size
+    if server is None or server.pool is None:
+        return None
+    pool = f"{server.pool.name} ({server.pool.driver})"
+    if not size and server.pool.copies:
+        return warn(
+            "warm",
+            f"none stand ready, and {pool} unpacks the image for each start",
+            "[warm] size = 2  (in ~/.config/coi/config.toml; docs/warm.md)",
+        )
+    if not size:
+        return ok("warm", f"none stand ready: {pool} does not copy the image")
+    alias = facts.config.defaults.image
+    target = next((one.fingerprint for one in server.images if alias in one.aliases), "")
+    own = [
+        row
+        for row in server.instances
+        if row.coi("warm") == row.name and row.coi("owner") == str(facts.host.uid) and fresh(row)
+    ]
+    ready = sum(base(row) == target for row in own)
+    text = f"{ready} of {size} ready for {alias}"
+    if len(own) > ready:
+        text += f", {len(own) - ready} others"
+    if ready < size:
+        text += "; each start makes what lacks"
+    if not server.pool.copies:
+        text += f"; {pool} makes one as fast"
+    return ok("warm", text)
 
 
 def limits(facts: Facts) -> Check:
@@ -245,8 +278,8 @@ def _days(text: str, now: datetime) -> int | None:
 
 
 CHECKS: tuple[Callable[[Facts], Check | None], ...] = (
-    configuration, client, daemon, security, group, project, storage, limits, network, dns, guard,
-    image, mounts, subids, tools, files, room, kernel, leftovers,
+    configuration, client, daemon, security, group, project, storage, warm, limits, network, dns,
+    guard, image, mounts, subids, tools, files, room, kernel, leftovers,
 )  # fmt: skip
 
 

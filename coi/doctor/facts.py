@@ -301,7 +301,13 @@ def left_over(engine: Engine, server: Server) -> list[str]:
 def _left_over(engine: Engine, server: Server) -> list[str]:
     from coi.session.lifecycle import leftovers
 
-    items = leftovers(engine, sessions=False, everything=False, rows=list(server.instances))
+    items = leftovers(
+        engine,
+        sessions=False,
+        everything=False,
+        rows=list(server.instances),
+        images=server.images,
+    )
     found = [f"{item.kind} {item.name}: {item.why}" for item in items]
     if (engine.home / "network").is_dir():
         from coi.network.start import scope_of

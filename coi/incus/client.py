@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from coi.errors import CoiError, UnavailableError, UsageError
-from coi.incus.errors import IncusError, classify
+from coi.incus.errors import AlreadyExistsError, IncusError, classify
 from coi.incus.process import Completed, Runner, read_all
 from coi.incus.shield import shielded
 
@@ -105,10 +105,15 @@ class Client:
         wait: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
         action: str = "",
+        existing: bool = False,
     ) -> Pending:
-        """Begin :meth:`query` and return at once: for work side by side."""
+        """Begin :meth:`query` and return at once: for work side by side.
+
+        Args:
+            existing: see :class:`Pending`.
+        """
         args = self.query_args(method, path, params=params, body=body, wait=wait)
-        return Pending(self, args, timeout, action)
+        return Pending(self, args, timeout, action, existing=existing)
 
     def answer(self, done: Completed, *, action: str = "") -> Any:
         """The metadata in a finished ``incus query --raw``, or its error raised."""
@@ -185,9 +190,19 @@ class Pending:
         args: as :meth:`Client.query_args` makes them.
         timeout: seconds from when it is waited for.
         action: what this does, for the error's first line.
+        existing: it makes nothing: what it is about is there already.
     """
 
-    def __init__(self, client: Client, args: Sequence[str], timeout: float, action: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        args: Sequence[str],
+        timeout: float,
+        action: str,
+        *,
+        existing: bool = False,
+    ) -> None:
+        self.existing = existing
         self._client = client
         self._timeout = timeout
         self._action = action
@@ -222,7 +237,14 @@ class Pending:
 
     def result(self) -> Any:
         """Wait for the end; the answer's metadata, or what went wrong (:meth:`Client.answer`)."""
-        return self._client.answer(self.settle(), action=self._action)
+        try:
+            return self._client.answer(self.settle(), action=self._action)
+        except AlreadyExistsError as error:
+            if not self.existing:
+                raise
+            raise IncusError(
+                error.brief, details=error.details, hint=error.hint, code=error.code
+            ) from error
 
     @property
     def unmade(self) -> bool:
@@ -230,7 +252,7 @@ class Pending:
         try:
             self.result()
         except UnavailableError:
-            return True
+            return not self.existing
         except CoiError:
             return False
         return False

@@ -147,7 +147,8 @@ def classify(text: str, *, code: int = 0, action: str = "") -> CoiError:
         )
     if "image not provided for instance creation" in low or ("alias" in low and "not found" in low):
         return ImageMissingError(brief, details=message, hint="build the image first: coi build")
-    raced = "failed creating instance record" in low and "is busy running" in low
+    named = low.startswith("name ") and low.endswith("already in use")  # of a rename
+    raced = named or ("failed creating instance record" in low and "is busy running" in low)
     if code == 409 or raced or "already exists" in low or "unique constraint failed" in low:
         return AlreadyExistsError(brief, details=message, code=code)
     if low.startswith("the remote ") and low.endswith("doesn't exist"):

@@ -33,6 +33,14 @@ class Pool:
         """Whether a root disk on it can be limited (Incus documentation, "Storage drivers")."""
         return self.driver != "dir"
 
+    @property
+    def copies(self) -> bool:
+        """Whether a container made on it is a copy of the whole image, for want of
+        copy-on-write (Incus documentation, "Storage drivers": optimized image storage)."""
+        if self.driver == "lvm":
+            return self.config.get("lvm.use_thinpool") == "false"
+        return self.driver in ("dir", "lvmcluster")
+
     @classmethod
     @shaped
     def parse(cls, data: Mapping[str, Any]) -> Pool:

@@ -194,6 +194,10 @@ class Starting:
         spawn: begins it, its standard error going to the given descriptor. It is
             begun anew where the daemon could not enter the container.
         mark: what an attach waits for.
+
+    Attributes:
+        succeeded: the tool runs.
+        then: called then.
     """
 
     def __init__(self, spawn: Callable[[int], Process], mark: str) -> None:
@@ -201,6 +205,7 @@ class Starting:
         self.mark = mark
         self._begin()
         self.succeeded = False
+        self.then: Callable[[], object] = lambda: None
 
     def _begin(self) -> None:
         self._errors = os.memfd_create("coi-start-err")
@@ -236,6 +241,7 @@ class Starting:
         if exit_code == 0:
             self.succeeded = True
             session.begins()
+            self.then()
             return
         if exit_code == inside.NO_TOOL:
             raise no_tool(engine, session)

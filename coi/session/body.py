@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RUN = "run"  # value of user.coi.state: an instance of `coi run`
 CONTAINER = "container"  # and one of `coi container launch`
+WARM = "warm"  # and one that stands ready to become any of them
 
 # What Docker inside needs (Incus, "Instance options", security.*), and no restart
 # with the host: a session without its tool would only look like one.
@@ -85,6 +86,6 @@ def workspace_device(source: Path, *, shift: bool) -> dict[str, str]:
 
 
 def made_by_coi(state: str, **keys: object) -> dict[str, str]:
-    """``user.coi.*`` keys of what is no session: ``state`` is RUN or CONTAINER."""
+    """``user.coi.*`` keys of what is no session: ``state`` is RUN, CONTAINER or WARM."""
     values = {"state": state, "owner": os.getuid(), "version": __version__, **keys}
     return {CONFIG_PREFIX + key.replace("_", "-"): str(value) for key, value in values.items()}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.incus.errors import AlreadyExistsError
-from coi.session import guard
+from coi.session import guard, making
 from coi.session.body import instance_body, with_workspace
 from coi.session.model import Session, from_instance, identity, is_headless, is_session, number
 from coi.session.naming import instance_name, new_session_id, workspace_id
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from coi.session.model import Engine, StartRequest
     from coi.session.store import SavedSession
     from coi.session.undo import Undo
+    from coi.session.warm import Seen
 
 _OURS = ("mount", "port", "guard")  # how the names of devices of a start begin
 _RESUME_WAIT = 60.0  # seconds that another coi has to claim what it resumes
@@ -80,7 +81,8 @@ def _claim_certain(
     engine: Engine, request: StartRequest, undo: Undo, meanwhile: Meanwhile
 ) -> Session:
     """A certain slot, session or container."""
-    rows = _listed(engine)
+    seen = making.look(engine, request.image)
+    rows = _listed(engine, seen=seen)
     running, saved = _resume_target(engine, request, rows)
     if running is not None and (request.prompt or is_headless(running)):
         raise _busy(running)
@@ -96,7 +98,9 @@ def _claim_certain(
         return session
     return on_ground(
         request.network,
-        lambda made: _claim(engine, replace(request, ground=made), undo, rows, saved, meanwhile),
+        lambda made: _claim(
+            engine, replace(request, ground=made), undo, rows, seen, saved, meanwhile
+        ),
     )
 
 
@@ -105,6 +109,7 @@ def _claim(
     request: StartRequest,
     undo: Undo,
     rows: list[Instance],
+    seen: Seen | None,
     saved: SavedSession | None,
     meanwhile: Meanwhile,
 ) -> Session:
@@ -117,7 +122,7 @@ def _claim(
         if reused is not None:
             return reused
     taken = {row.name for row in rows}
-    return _claim_new(engine, request, undo, session_id, saved, taken, meanwhile)
+    return _claim_new(engine, request, undo, session_id, saved, taken, seen, meanwhile)
 
 
 def _busy(row: Instance) -> RefusedError:
@@ -138,37 +143,29 @@ def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Mea
     """A new session in the first free slot.
 
     Most workspaces have no session running, so slot 1 is tried while the list
-    is under way; a name that is taken costs one short refused call.
+    is under way; a name that is taken costs one short refused call. Where warm instances
+    are kept the list comes first.
     """
     session_id = new_session_id()
+    if seen := making.look(engine, request.image):
+        taken = {row.name for row in _listed(engine, seen=seen)}
+        return _claim_new(engine, request, undo, session_id, None, taken, seen, meanwhile)
     name = instance_name(engine.prefix, request.workspace.path, 1)
     lock = engine.lock(name)
     if not lock.try_acquire():
         taken = {row.name for row in _listed(engine)}
-        return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
+        return _claim_new(engine, request, undo, session_id, None, taken, None, meanwhile)
     session = _session(engine, request, session_id, None, 1, lock)
-    undo.owe(session)
-    pending = None
-    try:
-        pending = engine.instances.start_create(_body(engine, request, session))
-        try:
-            _listed(engine, but=name)
-            request.ground.verify()
-            guard.remember(engine, session.id)
-            meanwhile(session)
-        finally:
-            pending.settle()
-        pending.result()
+
+    def beside(session: Session) -> None:
+        _listed(engine, but=name)
+        meanwhile(session)
+
+    if _made(engine, request, undo, session, None, beside):
         engine.report("Auto-allocated slot 1")
-    except AlreadyExistsError:
-        undo.nothing()
-        lock.release()
-        taken = {row.name for row in _listed(engine)}
-        return _claim_new(engine, request, undo, session_id, None, taken, meanwhile)
-    except BaseException as error:
-        undo(unmade=pending.unmade if pending else isinstance(error, CoiError))
-        raise
-    return session
+        return session
+    taken = {row.name for row in _listed(engine)}
+    return _claim_new(engine, request, undo, session_id, None, taken, None, meanwhile)
 
 
 def _claim_new(
@@ -178,6 +175,7 @@ def _claim_new(
     session_id: str,
     saved: SavedSession | None,
     taken: set[str],
+    seen: Seen | None,
     meanwhile: Meanwhile,
 ) -> Session:
     """Create an instance in the wanted slot, or the first free one."""
@@ -197,28 +195,12 @@ def _claim_new(
         if not lock.try_acquire():
             continue
         session = _session(engine, request, session_id, saved, slot, lock)
-        undo.owe(session)
-        pending = None
-        try:
-            pending = engine.instances.start_create(_body(engine, request, session))
-            try:
-                request.ground.verify()
-                guard.remember(engine, session.id)
-                meanwhile(session)
-            finally:
-                pending.settle()
-            pending.result()
-            if request.slot and slot != request.slot:
-                engine.report(f"Slot {request.slot} is occupied, using slot {slot} instead")
-            elif not request.slot:
-                engine.report(f"Auto-allocated slot {slot}")
-        except AlreadyExistsError:
-            undo.nothing()
-            lock.release()
+        if not _made(engine, request, undo, session, seen, meanwhile):
             continue
-        except BaseException as error:
-            undo(unmade=pending.unmade if pending else isinstance(error, CoiError))
-            raise
+        if request.slot and slot != request.slot:
+            engine.report(f"Slot {request.slot} is occupied, using slot {slot} instead")
+        elif not request.slot:
+            engine.report(f"Auto-allocated slot {slot}")
         return session
     guard.settle(engine, session_id)
     raise CoiError(
@@ -228,11 +210,43 @@ def _claim_new(
     )
 
 
-def _listed(engine: Engine, *, but: str = "") -> list[Instance]:
+def _made(
+    engine: Engine,
+    request: StartRequest,
+    undo: Undo,
+    session: Session,
+    seen: Seen | None,
+    beside: Meanwhile,
+) -> bool:
+    """Make the session's instance; False where its name is taken, and nothing is owed."""
+    undo.owe(session)
+    pending = None
+    try:
+        body = _body(engine, request, session)
+        pending = making.begin(engine, body, seen, request.ground.verify)
+        try:
+            if not pending.existing:
+                request.ground.verify()
+            guard.remember(engine, session.id)
+            beside(session)
+        finally:
+            pending.settle()
+        pending.result()
+    except AlreadyExistsError:
+        undo.nothing()
+        session.lock.release()
+        return False
+    except BaseException as error:
+        undo(unmade=pending.unmade if pending else isinstance(error, CoiError))
+        raise
+    return True
+
+
+def _listed(engine: Engine, *, but: str = "", seen: Seen | None = None) -> list[Instance]:
     """All instances, once the sessions that nobody attends to are recovered."""
     from coi.session.recover import recover
 
-    rows = [row for row in engine.instances.all() if row.name != but]
+    rows = [r for r in (seen.rows if seen else engine.instances.all()) if r.name != but]
     gone = recover(engine, rows)
     return [row for row in rows if row.name not in gone]
 
@@ -269,8 +283,8 @@ def _resume_target(
         if latest and row.coi("session-id") == latest.id:
             return row, None
     attended = (row for row in active if not is_headless(row))
-    unsaved = max(attended, key=lambda row: row.created_at, default=None)
-    if unsaved and (latest is None or unsaved.created_at > latest.saved_at):
+    unsaved = max(attended, key=lambda row: row.started_at, default=None)
+    if unsaved and (latest is None or unsaved.started_at > latest.saved_at):
         return unsaved, None
     if latest is None:
         raise NotFoundError(

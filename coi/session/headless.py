@@ -19,7 +19,7 @@ from coi.incus.process import memory_file
 from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.records import record
-from coi.session import inside
+from coi.session import inside, making
 from coi.session.begin import ATTACH_WAIT, Load, no_tool
 from coi.session.begin import load as load_files
 from coi.session.claim import claim
@@ -191,6 +191,10 @@ def _execute(
         with shielded():
             ending.end()
 
+    def begun() -> None:
+        ending.begun()
+        making.refill(engine, session.image)
+
     packed = memory_file(loaded.packed)
     state = None
     try:
@@ -204,7 +208,7 @@ def _execute(
             stderr=stderr,
             timeout=timeout,
             begin_within=DEADLINE + ATTACH_WAIT,
-            on_begin=ending.begun,
+            on_begin=begun,
             on_end=end,  # first: the client only passes signals on
             die_with_parent=True,
             marks=_MARKS,

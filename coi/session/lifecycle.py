@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from coi.errors import CoiError, NotFoundError, RefusedError, UnavailableError, UsageError
 from coi.incus.errors import MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.records import record
 from coi.session import guard
-from coi.session.body import RUN
+from coi.session.body import RUN, WARM
 from coi.session.finish import Outcome, dismiss, finish, finish_stopped, superseded
 from coi.session.inside import Saving
 from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
 from coi.session.network import watch
 from coi.session.recover import deserted, recover
 from coi.session.run import going, ours
+
+if TYPE_CHECKING:
+    from coi.incus.images import Image
 
 _POLL = 0.05  # seconds
 _FIRST = 5  # seconds until a stop that systemd may not have heard is asked for again
@@ -198,12 +202,18 @@ class Leftover:
 
 
 def leftovers(
-    engine: Engine, *, sessions: bool, everything: bool, rows: list[Instance] | None = None
+    engine: Engine,
+    *,
+    sessions: bool,
+    everything: bool,
+    rows: list[Instance] | None = None,
+    images: Collection[Image] | None = None,
 ) -> list[Leftover]:
     """What `coi clean` would take away: containers, stale locks, saved sessions.
 
     Args:
         rows: all instances, where they were listed a moment ago.
+        images: all images, where they were.
     """
     result: list[Leftover] = []
     if rows is None:
@@ -216,6 +226,8 @@ def leftovers(
     for row in filter(engine.attends, rows):
         if row.coi("state") == RUN and (not ours(engine, row) or going(engine, row)):
             continue  # its locks are elsewhere, or it is being deleted
+        if row.coi("state") == WARM:
+            continue
         lock = engine.lock(row.name)
         known = lock.path.exists()
         if not lock.try_acquire():
@@ -227,6 +239,11 @@ def leftovers(
             result.append(Leftover("container", row.name, "its coi is gone"))
         elif row.stopped and (everything or not _kept(row)):
             result.append(Leftover("container", row.name, "stopped"))
+    if any(row.coi("state") == WARM for row in rows):
+        from coi.session.warmpool import unwanted
+
+        found = unwanted(engine, rows, images, everything=everything)
+        result += [Leftover("container", name, why) for name, why in found]
     names = {row.name for row in rows}
     for path in sorted((engine.home / "locks").glob("*.lock")):
         if path.stem not in names and not path.stem.startswith("build-"):  # coi build's own

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from coi.errors import CoiError
 from coi.incus.errors import MissingError
 from coi.session import guard
-from coi.session.body import RUN
+from coi.session.body import RUN, WARM
 from coi.session.model import (
     REMOVING,
     SAVED,
@@ -47,6 +47,11 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
             from coi.session.run import over
 
             gone |= {row.name} if over(engine, row) else set()
+            continue
+        if row.coi("state") == WARM:
+            from coi.session.warmpool import abandon
+
+            gone |= {row.name} if abandon(engine, row) else set()
             continue
         if not (row.stopped or deserted(engine, row)) or not engine.attends(row):
             continue
@@ -87,6 +92,12 @@ def _recover(engine: Engine, row: Instance) -> bool:
     if row.running:  # its coi may have ended it since the instances were listed
         now = engine.instances.find(row.name)
         if now is None or not is_session(now) or now.coi("session-id") != row.coi("session-id"):
+            return True
+    elif row.unused and not engine.began(row):  # a warm one: its start was cut off before it ran
+        now = engine.instances.find(row.name)
+        if now is not None and now.stopped and now.unused:
+            engine.instances.remove(row.name)
+            guard.settle(engine, row.coi("session-id"))
             return True
     from coi.session.finish import Outcome, finish, finish_stopped
     from coi.session.inside import Saving

@@ -21,7 +21,7 @@ from coi.incus.errors import ImageMissingError, MissingError
 from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.records import record
-from coi.session import guard, inside
+from coi.session import guard, inside, making
 from coi.session.body import RUN, instance_body, made_by_coi, with_workspace
 from coi.session.feed import READ_HEADER, NotBegunError, execute, header
 from coi.session.limits import Limits
@@ -94,12 +94,14 @@ def run(engine: Engine, request: RunRequest) -> int:
         ground = on_ground(
             request.network, lambda ground: _create(engine, name, request, locks, ground, ending)
         )
-        return _execute(engine, name, request, ending, ground)
+        code = _execute(engine, name, request, ending, ground)
     finally:
         ending.stop(wait=False)
         with shielded():
             ending.compare()
         lock.release(remove=not ending.left)
+    making.refill(engine, request.image)
+    return code
 
 
 class _Ending:
@@ -175,12 +177,14 @@ def _create(
         request.user,
         shift=request.shift,
     )
+    seen = making.look(engine, request.image)
     pending = None
     ending.owed = True
     try:
         with shielded():
-            pending = engine.instances.start_create(body)
-        ground.verify()
+            pending = making.begin(engine, body, seen, ground.verify)
+        if not pending.existing:
+            ground.verify()
         guard.remember(engine, name)
         pending.result()
     except ImageMissingError:
@@ -247,7 +251,7 @@ def ours(engine: Engine, row: Instance) -> bool:
 def going(engine: Engine, row: Instance) -> bool:
     """Whether a run's coi ended a moment ago as it should: the daemon is at work."""
     recent = datetime.now(timezone.utc) - timedelta(seconds=_DELETION)
-    return not engine.lock(row.name).path.exists() and row.created_at > recent.isoformat()
+    return not engine.lock(row.name).path.exists() and row.started_at > recent.isoformat()
 
 
 def over(engine: Engine, row: Instance) -> bool:

@@ -30,6 +30,7 @@ SLOW = {
     "test_conformance", "test_limits", "test_limits_disk", "test_many_times",
     "test_network_faults", "test_network_ovn", "test_network_policies_change",
     "test_network_refresh", "test_network_upkeep", "test_pool_full",
+    "test_warm_pool",
 }  # fmt: skip
 
 

@@ -66,6 +66,7 @@ VALUES: Mapping[str, st.SearchStrategy[Any]] = {
     "limits.memory": st.sampled_from([*SIZES, "10%", "50%", "none"]),
     "limits.processes": st.sampled_from(["10", "200", "none"]),
     "limits.disk": st.sampled_from([*SIZES, "none"]),
+    "warm.size": st.integers(0, 20),
     "build.base": st.sampled_from(["images:ubuntu/22.04", "scratch"]),
     "build.fallback": st.sampled_from(["debian:bookworm", "debian:trixie"]),
     "build.tools": st.lists(TOOLS, unique=True),

@@ -50,6 +50,7 @@ FUZZED: Mapping[str, tuple[str, ...]] = {
     "test_fuzz_records.py::test_journals_of_any_kind": ("coi.session.settlement:_left",),
     # What the daemon answers, and what can be set in it.
     "test_client.py::test_no_answer_crashes": ("coi.incus.client:Client.answer",),
+    "test_fuzz_daemon.py::test_operations_of_any_shape": ("coi.session.warm:busy_of",),
     "test_fuzz_daemon.py::test_models_of_any_row[Instance]": (
         "coi.incus.instances:Instance.parse", "coi.incus.instances:_first_ipv4",
     ),
@@ -225,6 +226,7 @@ NOT_FUZZED: Mapping[str, str] = {
     "coi.cli.progress:LiveProgress._render": _OWN,
     "coi.cli.progress:seconds_text": _OWN,
     "coi.image.bootstrap:metadata_tar": "the clock",
+    "coi.session.warmpool:_standing": "names of instances: only the form of coi's own counts",
     "coi.image.dns:ensure": "addresses of the configuration, which has checked them",
     "coi.incus.process:Process.wait": "an exit code",
     "coi.network.addresses:RangeSet.__contains__": _OWN,

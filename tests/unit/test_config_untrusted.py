@@ -87,6 +87,7 @@ def wider(one: Config, other: Config) -> list[str]:
         "ports": one.ports != other.ports,
         "environment": one.environment != other.environment,
         "build": one.build != other.build,
+        "warm": one.warm != other.warm,
         "profiles": one.profiles != other.profiles,
         "cpu": more_cpus(one.limits.get("cpu", ""), other.limits.get("cpu", "")),
     }

@@ -68,8 +68,9 @@ def test_a_healthy_set_up_has_nothing_to_mend() -> None:
     assert [(c.name, c.status, c.mend) for c in found if c.status != "ok" or c.mend] == []
     assert len(found) == len(CHECKS)
     assert [c.name for c in found] == [
-        "configuration", "client", "daemon", "security", "group", "project", "storage", "limits",
-        "network", "dns", "guard", "image", "mounts", "subids", "tools", "files", "room", "kernel",
+        "configuration", "client", "daemon", "security", "group", "project", "storage", "warm",
+        "limits", "network", "dns", "guard", "image", "mounts", "subids", "tools", "files", "room",
+        "kernel",
         "leftovers",
     ]  # fmt: skip
 
@@ -84,6 +85,21 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         at[path[-2]] = path[-1]
 
     return change
+
+
+def warm_row(name: str = "w-1", base: str = "", **other: Any) -> dict[str, Any]:
+    """A warm instance of the recorded image, ready, but for ``other``."""
+    (target,) = (row["fingerprint"] for row in RECORDED["images"]
+                 if "coi" in [alias["name"] for alias in row["aliases"]])  # fmt: skip
+    own = {"state": "warm", "owner": "1000", "version": "1", "image": "coi", "locks": "h:1:/l",
+           "warm": name}  # fmt: skip
+    config = {f"user.coi.{key}": value for key, value in own.items()}
+    config |= {"volatile.base_image": base or target, "volatile.apply_template": "create"}
+    row = {
+        "name": name, "status": "Stopped", "profiles": ["default"], "devices": {},
+        "created_at": "2026-11-28T12:00:00Z", "last_used_at": "1970-01-01T00:00:00Z",
+    }  # fmt: skip
+    return {**row, "config": config, **other}
 
 
 def _space(free: int) -> Callable[[dict[str, Any]], None]:
@@ -140,6 +156,12 @@ CASES: dict[str, tuple[Facts, str, str, str, str]] = {
     "full pool": (facts(_space(GIB // 2)), "storage", "fail", "0 of 40 GiB free", "coi clean"),
     "filling pool": (facts(_space(4 * GIB)), "storage", "warn", "4 of 40 GiB", "coi clean"),
     "dir": (facts(_set("pools", 0, "driver", "dir")), "storage", "warn", "no quotas", "btrfs"),
+    "none warm": (facts(_set("pools", 0, "driver", "dir")), "warm", "warn",
+                  "default (dir) unpacks the image for each start", "[warm] size = 2"),
+    "none warm on lvm": (
+        facts(lambda found: found["pools"][0].update(
+            driver="lvm", config={"lvm.use_thinpool": "false"})),
+        "warm", "warn", "unpacks the image", "[warm] size = 2"),
     "no limits": (facts(config=config(limits={"memory": "75%"})), "limits", "warn",
                   "processes none", "coi config show --origin"),
     "open": (facts(config=config(network={"mode": "open"})), "network", "warn", "nothing is",
@@ -233,6 +255,16 @@ def test_every_check_has_a_case() -> None:
          "mounts", "your own id"),
         (facts(host=replace(HOST, subids=dict.fromkeys(LENT, None))), "subids", "ids of their own"),
         (facts(_set("profile", "devices", "root", "size", "20GiB")), "limits", "disk 20GiB"),
+        (facts(), "warm", "none stand ready: default (btrfs) does not copy"),
+        (facts(_set("pools", 0, "driver", "lvm")), "warm", "default (lvm) does not copy"),
+        (facts(_set("pools", 0, "driver", "dir"), config=config(warm={"size": 2})), "warm",
+         "0 of 2 ready for coi; each start makes what lacks"),
+        (facts(_set("instances", [warm_row()]), config=config(warm={"size": 1})), "warm",
+         "1 of 1 ready for coi; default (btrfs) makes one as fast"),
+        (facts(_set("instances", [warm_row(), warm_row("w-2", base="0" * 64),
+                                  warm_row("w-3", last_used_at="2026-11-28T12:00:00Z")]),
+               config=config(warm={"size": 3})), "warm",
+         "1 of 3 ready for coi, 1 others; each start"),
         (facts(_set("networks", 0, "type", "ovn")), "network", "OVN, on incusbr0"),
         (facts(config=config(network={"backend": "nic"})), "network", "on incusbr0"),
     ],

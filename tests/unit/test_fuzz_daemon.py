@@ -33,6 +33,7 @@ from coi.incus.process import Completed, Runner
 from coi.incus.profiles import Profile
 from coi.session.limits import Limits
 from coi.session.model import from_instance, is_headless, is_session, number
+from coi.session.warm import busy_of
 
 
 def recorded(name: str) -> Any:
@@ -262,3 +263,17 @@ def test_a_segment_is_one_segment(name: str) -> None:
     assert "/" not in text
     assert "?" not in text
     assert uses([f"/1.0/instances/{text}"]) == (Use("instances", name),)
+
+
+OPERATIONS = {
+    "running": [{"status_code": 103, "resources": {"instances": ["/1.0/instances/a"]}}],
+    "success": [{"status_code": 200, "resources": {"instances": ["/1.0/instances/b"]}}],
+}
+
+
+@example(operations={"running": [{"status_code": float("inf")}]})
+@given(operations=damaged(OPERATIONS) | JSON)
+def test_operations_of_any_shape(operations: Any) -> None:
+    found = busy_of(operations)
+    assert found is None or all(type(name) is str for name in found)
+    assert busy_of(OPERATIONS) == frozenset({"a"}), "what is as it should be is understood"

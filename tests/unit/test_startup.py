@@ -86,6 +86,7 @@ def test_list_imports_what_it_needs(fake_incus: dict[str, str]) -> None:
     assert not any(name.startswith("coi.image") for name in own)
     assert len(own) < (BUDGETS["list"].own or 0)
     assert len(modules) <= (BUDGETS["list"].modules or 0)
+    assert not own & {"coi.session.warm", "coi.session.warmpool"}
 
 
 @pytest.mark.parametrize("command", ["shell", "list", "attach", "config", "tool", "build", "trust"])
