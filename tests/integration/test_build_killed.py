@@ -24,7 +24,7 @@ def test_a_build_is_killed_at_every_call(builds: Builds) -> None:  # noqa: F811
         wait_for(lambda: not host.pids(), what=lambda: str(host.pids()))
         wait_for(lambda: not host.under_way(), timeout=TIMEOUT, what="the daemon to be done")
         bad = [] if builds.name in builds.aliases() else ["the image is gone"]
-        swept = builds.build("#!/bin/sh\nexit 1\n")
+        swept = builds.build("#!/bin/sh\nexit 1\n", "--force")
         if "step failed (exit 1)" not in swept.err:
             bad.append(f"the next build: {swept.err}")
         if host.instances():
