@@ -133,7 +133,9 @@ class Trial:
         text = held(host)
         bad += [f"lost: {code}" for code in self.codes if code not in text]
         if not bad:
-            logs = "grep -rlF CODE-FIRST /home/code/.dummy"
+            # a prompt is a session of its own, and the latest as soon as it is saved
+            first = "CODE-" if self.flow == "prompt" else "CODE-FIRST"
+            logs = f"grep -rlF {first} /home/code/.dummy"
             going = [n for n in running(host) if incus("exec", n, "--", "sh", "-c", logs).out]
             bad += [] if going else ["the session does not go on"]
         # by force: what was said is saved, or was lost above
