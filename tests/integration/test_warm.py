@@ -93,7 +93,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_it_is_what_a_creation_makes(host: Host, pool: str) -> None:
     size(host, 1)
     host.write("ws/.git/hooks/pre-commit", "true\n", 0o755)
