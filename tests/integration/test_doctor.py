@@ -15,6 +15,7 @@ from coi.testing.machine import User
 
 WITHOUT_INCUS = {
     "configuration", "client", "daemon", "group", "limits", "subids", "tools", "files", "room",
+    "kernel",
 }  # fmt: skip
 
 
