@@ -27,10 +27,9 @@ TEST_IMAGE = "coi-test"
 # For a night rather than for each change: 1 to 5 minutes each (tests/run --slow).
 SLOW = {
     "test_bench_run", "test_bootstrap", "test_build_killed", "test_claude_settings",
-    "test_conformance", "test_limits", "test_limits_disk", "test_many_times",
+    "test_conformance", "test_faults_host", "test_limits", "test_limits_disk", "test_many_times",
     "test_network_faults", "test_network_ovn", "test_network_policies_change",
-    "test_network_refresh", "test_network_upkeep", "test_pool_full",
-    "test_warm_pool",
+    "test_network_refresh", "test_network_upkeep", "test_pool_full", "test_warm_pool",
 }  # fmt: skip
 
 
