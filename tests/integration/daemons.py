@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from coi.testing.machine import query, wait_for
@@ -43,10 +44,14 @@ def power_cut() -> None:
     made; what it has on disk is as it was."""
     rows = query("/1.0/networks?recursion=1")
     bridges = [row["name"] for row in rows if row["managed"] and row["type"] == "bridge"]
+    instances = query("/1.0/instances?recursion=2&all-projects=true")
+    inits = [row["state"]["pid"] for row in instances if row["state"]["pid"] > 0]
     end_daemon(signal.SIGKILL)
     _kill(["-f", r"^\[lxc monitor\] /.*/incus/"], signal.SIGKILL)
-    for pid in Path("/sys/fs/cgroup").glob("lxc.payload.*/cgroup.kill"):
-        pid.write_text("1")
+    for pid in inits:  # and with it all that is in the container
+        with suppress(ProcessLookupError):  # it dies with its monitor, as a rule
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inits))
     _kill(["-x", "-f", r"dnsmasq .*/incus/networks/.*"], signal.SIGKILL)
     for name in bridges:
         subprocess.run(["ip", "link", "delete", name], check=True)
