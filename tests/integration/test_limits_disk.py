@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 
 import pytest
+from pools import pool_of_its_own
 
 from coi.testing.host import Host
 from coi.testing.machine import incus, query
@@ -14,28 +14,10 @@ GIB = 1 << 30
 
 
 @pytest.fixture
-def pool(host: Host, as_root: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def pool(host: Host, as_root: None) -> Iterator[str]:
     """A small btrfs pool, and the project of the test that is on it."""
-    name = f"coi-t{secrets.token_hex(3)}"
-    host.environ["COI_INCUS_PROJECT"] = name
-    monkeypatch.setenv("INCUS_PROJECT", name)
-    shared = [f"features.{what}=false" for what in ("images", "networks", "storage.volumes")]
-    try:
-        incus("storage", "create", name, "btrfs", "size=4GiB").ok()
-        incus("project", "create", name, *(word for key in shared for word in ("-c", key))).ok()
-        incus("profile", "device", "add", "default", "root", "disk", "path=/", f"pool={name}").ok()
-        # The first container of a pool waits until the image is unpacked there.
-        incus("init", f"default:{host.image}", "first", "--project", name, timeout=500)
+    with pool_of_its_own(host, "btrfs", "size=4GiB") as name:
         yield name
-    finally:
-        host.drop()
-        incus("delete", "--force", "first")
-        incus("project", "delete", name).ok()
-        monkeypatch.delenv("INCUS_PROJECT")
-        for path in query(f"/1.0/storage-pools/{name}")["used_by"]:
-            image = f"image/{path.rpartition('/')[2]}"
-            incus("storage", "volume", "delete", name, image, "--project=default")
-        incus("storage", "delete", name).ok()
 
 
 def free(pool: str) -> int:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from pools import pool_of_its_own
 from spoilt import FAILED, KILLED, Spoilt, spoil
 from warmth import pool_of, ready, rows, size
 
@@ -25,34 +26,11 @@ NOT_WARM = {"COI_WARM_SIZE": "0"}
 
 
 @pytest.fixture(params=["dir", "btrfs"])
-def pool(
-    request: pytest.FixtureRequest, host: Host, as_root: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
+def pool(request: pytest.FixtureRequest, host: Host, as_root: None) -> Iterator[str]:
     """The driver of a pool of the test's own, and the project of the test that is on it."""
-    name = f"coi-t{secrets.token_hex(3)}"
-    host.environ["COI_INCUS_PROJECT"] = name
-    monkeypatch.setenv("INCUS_PROJECT", name)
-    shared = [f"features.{what}=false" for what in ("images", "networks", "storage.volumes")]
     room = ["size=8GiB"] if request.param == "btrfs" else []
-    try:
-        incus("storage", "create", name, request.param, *room).ok()
-        incus("project", "create", name, *(word for key in shared for word in ("-c", key))).ok()
-        incus("profile", "device", "add", "default", "root", "disk", "path=/", f"pool={name}").ok()
-        nic = ("eth0", "nic", "network=incusbr0", "name=eth0")
-        incus("profile", "device", "add", "default", *nic).ok()
-        # The first container of a pool waits until the image is unpacked there.
-        incus("init", host.image, "first", "--project", name, timeout=500).ok()
-        incus("delete", "first").ok()
+    with pool_of_its_own(host, request.param, *room, nic=True):
         yield request.param
-    finally:
-        wait_for(lambda: not host.under_way(), timeout=120)
-        host.sweep()
-        incus("project", "delete", name).ok()
-        monkeypatch.delenv("INCUS_PROJECT")
-        for path in query(f"/1.0/storage-pools/{name}")["used_by"]:
-            image = f"image/{path.rpartition('/')[2]}"
-            incus("storage", "volume", "delete", name, image, "--project=default")
-        incus("storage", "delete", name).ok()
 
 
 def taken(err: str) -> list[str]:
