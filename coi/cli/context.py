@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
@@ -111,6 +110,8 @@ class Context:
         return Runner(trace=self._trace if self.values.get("verbose") else None)
 
     def _trace(self, argv: Sequence[str]) -> None:
+        import shlex
+
         self.output.notice("+ " + shlex.join(argv))
 
     @cached_property
@@ -137,7 +138,7 @@ class Context:
             home=self.home,
             prefix=prefix(),
             report=self.output.notice,
-            tool=self.manager.get,
+            tool=lambda name: self.manager.get(name),
             warn=self.output.warning,
         )
 

@@ -39,7 +39,6 @@ def collect(context: Context, *, saved: bool) -> tuple[dict[str, Any], int]:
     from coi.session.body import CONTAINER, RUN, WARM
     from coi.session.model import is_session, number
     from coi.session.recover import recover
-    from coi.session.store import rank
 
     engine = context.engine
     rows = engine.instances.all(state=True)
@@ -66,6 +65,8 @@ def collect(context: Context, *, saved: bool) -> tuple[dict[str, Any], int]:
     ]
     data: dict[str, Any] = {"active_containers": active}
     if saved:
+        from coi.session.store import rank
+
         sessions = sorted(engine.store.all(), key=rank, reverse=True)
         data["saved_sessions"] = [
             {

@@ -106,8 +106,8 @@ def _message(error: Exception) -> str:
     return str(formatted() if formatted else error)
 
 
-def main() -> None:
-    """Entry point."""
+def main() -> int:
+    """Run the command line of this process; its exit code. All that was printed is out."""
     handle()
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
@@ -115,4 +115,4 @@ def main() -> None:
             stream.flush()
         except OSError:  # the terminal is gone: the interpreter's end is not to stumble over it
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    sys.exit(code)
+    return code

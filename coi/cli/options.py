@@ -5,8 +5,7 @@ carries the same options, and what is given on either side lands in one
 :class:`~coi.cli.context.Context`.
 """
 
-from __future__ import annotations
-
+# Annotations are evaluated here: typer compiles those that are texts, one by one, at each start.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from importlib import import_module

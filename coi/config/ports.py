@@ -6,7 +6,6 @@ One spelling of each, ``ADDRESS:PORT:PORT/PROTOCOL``, so that equal entries comp
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
 from typing import Any
 
 from coi.config.kinds import wrong
@@ -28,6 +27,8 @@ def entry(value: Any) -> str:
     Raises:
         Wrong: it has another form.
     """
+    from ipaddress import ip_address
+
     found = _FORM.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise wrong(FORM, value)

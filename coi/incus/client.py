@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from coi.errors import CoiError, UnavailableError, UsageError
 from coi.incus.errors import AlreadyExistsError, IncusError, classify
@@ -66,7 +65,7 @@ class Client:
         if self.project != "default":
             query["project"] = self.project
         prefix = "" if self.remote == "local" else f"{self.remote}:"
-        return [*args, prefix + path + (f"?{urlencode(query)}" if query else "")]
+        return [*args, prefix + path + (f"?{_encoded(query)}" if query else "")]
 
     def query(
         self,
@@ -275,7 +274,20 @@ def segment(name: str) -> str:
     """
     if name in ("", ".", "..") or any(ord(c) < 0x20 or ord(c) == 0x7F for c in name):
         raise UsageError(f"not a usable name: {name!r}")
-    return quote(name, safe="")
+    return _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    """``text`` in a URL. That which needs no escape, nearly all, needs no urllib either: 2 ms."""
+    if text.isascii() and text.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        return text
+    from urllib.parse import quote
+
+    return quote(text, safe="")
+
+
+def _encoded(query: Mapping[str, str]) -> str:
+    return "&".join(f"{key}={_quoted(value)}" for key, value in query.items())
 
 
 def shaped(parse: Callable[..., T]) -> Callable[..., T]:
@@ -385,6 +397,8 @@ class Use(NamedTuple):
 
 def uses(paths: Iterable[str] | None) -> tuple[Use, ...]:
     """``used_by`` of an answer: ``/1.0/instances/c1?project=p`` and the like."""
+    from urllib.parse import unquote, urlsplit
+
     found = []
     for path in paths or ():
         parts = urlsplit(path).path.strip("/").split("/")

@@ -1,44 +1,57 @@
-"""The ``sh`` library at half its price.
+"""The ``sh`` library at a third of its price.
 
 Importing sh (2.4) takes 50 ms, of which asyncio and importlib.metadata take more than half:
-the one for ``await``, which coi does not do, the other for sh's own version number. Here
-sh is given stand-ins for the two, which become the real ones when they are used.
+the one for ``await``, which coi does not do, the other for sh's own version number. What it
+keeps for a terminal, a password or a message takes the most of the rest. Here sh is given
+stand-ins for them, which become the real ones when they are used.
 """
 
 from __future__ import annotations
 
-import importlib
+import os
 import sys
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
-_ASYNCIO = "asyncio"
-_METADATA = "importlib.metadata"
+from coi.lazy import StandIn, put_off
+
+_SELDOM = ("getpass", "pty", "textwrap", "traceback", "tty")
 
 
-class _Asyncio(ModuleType):
+class _Asyncio(StandIn):
     """asyncio, imported when it is used."""
 
     def get_running_loop(self) -> Any:
         """RuntimeError where nothing has imported asyncio: no loop can run then."""
-        if _ASYNCIO not in sys.modules:
+        if "asyncio" not in sys.modules:
             raise RuntimeError("no running event loop")
-        return self._real().get_running_loop()
-
-    def Queue(self, *args: Any, **kwargs: Any) -> Any:
-        return self._real().Queue(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._real(), name)
-
-    @staticmethod
-    def _real() -> Any:
-        return importlib.import_module(_ASYNCIO)
+        return self.real().get_running_loop()
 
 
-class _Metadata(ModuleType):
+class _Logging(StandIn):
+    """logging, imported when it is used: without it nobody can have asked to hear anything."""
+
+    def getLogger(self, name: str) -> Any:  # noqa: N802 - logging's own name
+        return self.real().getLogger(name) if "logging" in sys.modules else _Silent()
+
+
+class _Silent:
+    """A logger whose level is above all."""
+
+    def debug(self, *_args: object) -> None:
+        """Nothing."""
+
+    info = warning = error = exception = debug
+
+
+class _Locale(StandIn):
+    """locale, which sh asks for an encoding that coi names with each command."""
+
+    def getpreferredencoding(self) -> str:
+        return "UTF-8"
+
+
+class _Metadata(StandIn):
     """Knows no distribution."""
 
     class PackageNotFoundError(ModuleNotFoundError):
@@ -48,15 +61,23 @@ class _Metadata(ModuleType):
         raise self.PackageNotFoundError(distribution)
 
 
+class _Platform(StandIn):
+    """platform, which takes 2 ms to import; what sh asks at its import is one of uname(2)."""
+
+    def system(self) -> str:
+        return os.uname().sysname
+
+
 def load() -> Any:
     """The module ``sh``."""
     if "sh" in sys.modules:
         return sys.modules["sh"]
-    stand_ins = {_ASYNCIO: _Asyncio(_ASYNCIO), _METADATA: _Metadata(_METADATA)}
-    ours = {name: module for name, module in stand_ins.items() if name not in sys.modules}
-    sys.modules.update(ours)
-    try:
-        return importlib.import_module("sh")
-    finally:
-        for name in ours:
-            del sys.modules[name]
+    stand_ins = [
+        _Asyncio("asyncio", ["Queue"]),
+        _Locale("locale"),
+        _Logging("logging"),
+        _Metadata("importlib.metadata"),
+        _Platform("platform"),
+    ]
+    with put_off(_SELDOM, stand_ins=stand_ins):
+        return import_module("sh")

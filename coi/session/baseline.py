@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ class Record:
 
     def mounts(self, token: str) -> Path:
         """Where the copies for a session are."""
-        return self.directory / "mounts" / sha256(token.encode()).hexdigest()[:16]
+        return self.directory / "mounts" / _short(token.encode())
 
     def extend(self, plan: Plan, entries: Entries, on_change: str, paths: tuple[str, ...]) -> None:
         """Take what a session finds; of what is known already, what is known holds."""
@@ -114,6 +113,13 @@ class Record:
         beside.replace(target)
 
 
+def _short(data: bytes) -> str:
+    """16 hex digits of its SHA-256."""
+    from hashlib import sha256
+
+    return sha256(data).hexdigest()[:16]
+
+
 def _covers(plan: Plan, path: str) -> bool:
     return path in plan.shallow or any(
         path == deep or path.startswith(deep + "/") for deep in plan.deep
@@ -130,7 +136,7 @@ def opened(home: Path, source: Path) -> Iterator[Record]:
     """
     base = home / "protect"
     make_private(base)
-    name = sha256(os.fsencode(source)).hexdigest()[:16]
+    name = _short(os.fsencode(source))
     lock = Lock(base / f"{name}.lock")
     lock.acquire(_WAIT)
     directory = base / name

@@ -142,7 +142,7 @@ def _of(engine: Engine, token: str, instance: str = "") -> Iterator[Record | Non
 
 def watching(engine: Engine, instance: str) -> Payload | None:
     """What :func:`ended` needs; to be made while the instance still runs."""
-    if not (engine.home / "protect").is_dir():
+    if not engine.protects:
         return None
     from coi.incus.payload import Payload
 
@@ -239,7 +239,7 @@ def sweep(engine: Engine, rows: Iterable[Instance]) -> None:
     Args:
         rows: all instances, as listed a moment ago.
     """
-    if not (engine.home / "protect").is_dir():
+    if not engine.protects:
         return
     tidy(engine.home)
     by_name = {row.name: row for row in rows}

@@ -7,7 +7,6 @@ it when it is whole. Below the place that the user named no link is followed.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from contextlib import suppress
 from itertools import islice
@@ -52,7 +51,7 @@ class Landing:
             if self._slash and os.path.lexists(destination.rstrip("/")):
                 raise CoiError(f"{destination} is not a directory")
             place, self._missing, self._last = _split(destination)
-        self._stage = f".coi-pull-{secrets.token_hex(8)}"
+        self._stage = f".coi-pull-{os.urandom(8).hex()}"
         self.root = -1
         self._base = -1
         try:

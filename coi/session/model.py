@@ -56,6 +56,11 @@ class Engine:
 
         return Store(self.home)
 
+    @property
+    def protects(self) -> bool:
+        """Whether coi keeps what stood at a workspace's protected paths (coi.session.guard)."""
+        return (self.home / "protect").is_dir()
+
     def lock(self, instance: str) -> Lock:
         """The lock that the coi attending to an instance holds."""
         return Lock(self.home / "locks" / f"{instance}.lock")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +31,9 @@ def prefix(environ: Mapping[str, str] = os.environ) -> str:
 
 def workspace_id(path: Path) -> str:
     """First 8 hex digits of the SHA-256 of the absolute path, links not resolved."""
-    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    from hashlib import sha256
+
+    return sha256(os.fsencode(path)).hexdigest()[:8]
 
 
 def instance_name(prefix: str, workspace: Path, slot: int) -> str:
@@ -48,7 +48,9 @@ def tmux_session(instance: str) -> str:
 
 def new_session_id() -> str:
     """A random UUID (version 4)."""
-    return str(uuid.uuid4())
+    from uuid import uuid4
+
+    return str(uuid4())
 
 
 def check_session_id(value: str) -> str:

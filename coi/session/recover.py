@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from coi.errors import CoiError
 from coi.incus.errors import MissingError
-from coi.session import guard
 from coi.session.body import RUN, WARM
 from coi.session.model import (
     REMOVING,
@@ -77,7 +76,10 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
             lock.release(remove=removed)
         if removed:
             gone.add(row.name)
-    guard.sweep(engine, [row for row in rows if row.name not in gone])
+    if engine.protects:
+        from coi.session import guard
+
+        guard.sweep(engine, [row for row in rows if row.name not in gone])
     return gone
 
 
@@ -96,6 +98,8 @@ def _recover(engine: Engine, row: Instance) -> bool:
     elif row.unused and not engine.began(row):  # a warm one: its start was cut off before it ran
         now = engine.instances.find(row.name)
         if now is not None and now.stopped and now.unused:
+            from coi.session import guard
+
             engine.instances.remove(row.name)
             guard.settle(engine, row.coi("session-id"))
             return True

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, field, fields, replace
@@ -182,7 +181,7 @@ class Store:
         directory = self.directory(tool, session_id)
         try:
             make_private(directory)
-            name = f"state-{secrets.token_hex(8)}.tar"
+            name = f"state-{os.urandom(8).hex()}.tar"
             fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise _disk_error(error) from error
