@@ -34,6 +34,7 @@ else:
 
         def define(cls: type) -> type:
             own = set(vars(cls))
+            cls.__doc__ = cls.__doc__ or cls.__name__  # else it would be made of the signature
             made = dataclass(init=False, repr=False, eq=False)(cls)
             for name, method in (_FROZEN if frozen else _METHODS).items():
                 if name not in own:
