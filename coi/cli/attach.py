@@ -29,6 +29,10 @@ def attach(
 
 def run(context: Context, name: str | None, *, bash: bool) -> None:
     """Attach, and finish the session as `coi shell` would."""
+    engine = context.engine
+    asked = engine.instances.begin_all()
+
+    # Imported while the daemon is at it.
     from coi.cli.place import network_of
     from coi.incus.shield import shielded
     from coi.session.attach import converse, shell
@@ -40,10 +44,9 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     from coi.session.terminal import need_terminal
     from coi.workspace.directory import absolute
 
-    engine = context.engine
     if name is None and context.slot:
         name = instance_name(engine.prefix, absolute(context.workspace), context.slot)
-    rows = engine.instances.all()
+    rows = asked()
     gone = recover(engine, rows)
     rows = [row for row in rows if row.name not in gone]
     active = [row for row in rows if row.running and is_session(row) and engine.attends(row)]

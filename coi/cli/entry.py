@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 
 _OBJECTS = 100_000  # more than a start makes
 
 # What typer imports, and what it imports for that, to no use in most of coi's commands.
-_SELDOM = ("ast", "bz2", "lzma", "locale", "platform", "subprocess", "textwrap", "tokenize", "traceback")
+_SELDOM = (
+    "ast",
+    "bz2",
+    "lzma",
+    "locale",
+    "platform",
+    "subprocess",
+    "textwrap",
+    "tokenize",
+    "traceback",
+)
 _SELDOM_CALLED = {
     "difflib": ("get_close_matches",),
     "gettext": ("gettext", "ngettext"),

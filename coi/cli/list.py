@@ -36,12 +36,15 @@ def list_(
 
 def collect(context: Context, *, saved: bool) -> tuple[dict[str, Any], int]:
     """The listing, as its JSON form, and how many warm containers stand ready."""
+    engine = context.engine
+    asked = engine.instances.begin_all(state=True)
+
+    # Imported while the daemon is at it.
     from coi.session.body import CONTAINER, RUN, WARM
     from coi.session.model import is_session, number
     from coi.session.recover import recover
 
-    engine = context.engine
-    rows = engine.instances.all(state=True)
+    rows = asked()
     gone = recover(engine, rows)
     active = [
         {

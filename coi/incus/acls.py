@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, Use, keys, listed, named, segment, shaped, uses
+from coi.incus.client import Client, keys, listed, named, shaped
 from coi.incus.errors import MissingError
+from coi.incus.urls import Use, segment, uses
 from coi.records import record
 
 Rules = Mapping[str, Sequence[Mapping[str, str]]]

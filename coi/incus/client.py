@@ -7,15 +7,16 @@ name instances and images, never where they live.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from coi.errors import CoiError, UnavailableError, UsageError
+from coi.errors import CoiError, UnavailableError
 from coi.incus.errors import AlreadyExistsError, IncusError, classify
-from coi.incus.process import Completed, Runner, read_all
+from coi.incus.process import Completed, Runner
 from coi.incus.shield import shielded
+from coi.incus.urls import encoded
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class Client:
         if self.project != "default":
             query["project"] = self.project
         prefix = "" if self.remote == "local" else f"{self.remote}:"
-        return [*args, prefix + path + (f"?{_encoded(query)}" if query else "")]
+        return [*args, prefix + path + (f"?{encoded(query)}" if query else "")]
 
     def query(
         self,
@@ -93,6 +94,19 @@ class Client:
         """
         args = self.query_args(method, path, params=params, body=body, wait=wait)
         return self.answer(self._run(args, timeout, action), action=action)
+
+    def ask(
+        self, path: str, *, params: Mapping[str, str] | None = None, action: str = ""
+    ) -> Callable[[], Any]:
+        """Begin a :meth:`query` that reads and return at once; what waits for its answer."""
+        running = self.runner.begin(self.query_args("GET", path, params=params))
+
+        def answer() -> Any:
+            with _in_time(action):
+                done = running.completed(DEFAULT_TIMEOUT)
+            return self.answer(done, action=action)
+
+        return answer
 
     def begin(
         self,
@@ -169,14 +183,20 @@ class Client:
         action: str,
         stdin: bytes | int | None = None,
     ) -> Completed:
-        try:
+        with _in_time(action):
             return self.runner.run(args, stdin=stdin, timeout=timeout)
-        except TimeoutError as error:
-            raise IncusError(
-                f"cannot {action}" if action else "Incus did not answer",
-                details=str(error),
-                hint="look at the daemon: incus info; incus operation list",
-            ) from error
+
+
+@contextmanager
+def _in_time(action: str) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise IncusError(
+            f"cannot {action}" if action else "Incus did not answer",
+            details=str(error),
+            hint="look at the daemon: incus info; incus operation list",
+        ) from error
 
 
 class Pending:
@@ -205,33 +225,26 @@ class Pending:
         self._client = client
         self._timeout = timeout
         self._action = action
-        self._out = os.memfd_create("coi-pending-out")
-        self._err = os.memfd_create("coi-pending-err")
         self._done: Completed | None = None
         begun = False
         try:
             with shielded():
-                self._process = client.runner.spawn(args, stdout=self._out, stderr=self._err)
+                self._running = client.runner.begin(args)
                 begun = True
         except BaseException:
             if begun:  # a signal was put off: the daemon is at work all the same
                 self.settle()
-            else:
-                self._close()
             raise
 
     def settle(self) -> Completed:
         """Wait for the end, whatever it is, signals put off."""
         if self._done is None:
-            with shielded(), self._process:
+            with shielded():
                 try:
-                    exit_code = self._process.wait(self._timeout)
-                except TimeoutError:
-                    exit_code = self._process.stop()
-                self._done = Completed(
-                    self._process.argv, exit_code, read_all(self._out), read_all(self._err)
-                )
-                self._close()
+                    self._done = self._running.completed(self._timeout)
+                except TimeoutError as error:
+                    argv = self._running.process.argv
+                    self._done = Completed(argv, 1, b"", str(error).encode())
         return self._done
 
     def result(self) -> Any:
@@ -256,38 +269,9 @@ class Pending:
             return False
         return False
 
-    def _close(self) -> None:
-        os.close(self._out)
-        os.close(self._err)
-
 
 def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
-
-
-def segment(name: str) -> str:
-    """A name as one path segment of a REST URL.
-
-    Raises:
-        UsageError: an empty name, one with control characters, or ``.`` and ``..``,
-            which name another path.
-    """
-    if name in ("", ".", "..") or any(ord(c) < 0x20 or ord(c) == 0x7F for c in name):
-        raise UsageError(f"not a usable name: {name!r}")
-    return _quoted(name)
-
-
-def _quoted(text: str) -> str:
-    """``text`` in a URL. That which needs no escape, nearly all, needs no urllib either: 2 ms."""
-    if text.isascii() and text.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        return text
-    from urllib.parse import quote
-
-    return quote(text, safe="")
-
-
-def _encoded(query: Mapping[str, str]) -> str:
-    return "&".join(f"{key}={_quoted(value)}" for key, value in query.items())
 
 
 def shaped(parse: Callable[..., T]) -> Callable[..., T]:
@@ -382,25 +366,3 @@ def _misshapen(answer: Any) -> IncusError:
     except RecursionError:
         shown = "nested too deeply"
     return IncusError("Incus answered with something of another form", details=shown)
-
-
-class Use(NamedTuple):
-    """What uses something: an element of ``used_by``.
-
-    Attributes:
-        kind: ``instances``, ``profiles``, ``networks``, ...
-    """
-
-    kind: str
-    name: str
-
-
-def uses(paths: Iterable[str] | None) -> tuple[Use, ...]:
-    """``used_by`` of an answer: ``/1.0/instances/c1?project=p`` and the like."""
-    from urllib.parse import unquote, urlsplit
-
-    found = []
-    for path in paths or ():
-        parts = urlsplit(path).path.strip("/").split("/")
-        found.append(Use("/".join(parts[1:-1]), unquote(parts[-1])))
-    return tuple(found)

@@ -12,8 +12,9 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from coi.incus.client import Client, count, keys, listed, named, segment, shaped, table, text
+from coi.incus.client import Client, count, keys, listed, named, shaped, table, text
 from coi.incus.errors import AlreadyExistsError, ImageMissingError, IncusError, MissingError
+from coi.incus.urls import segment
 from coi.records import record
 
 TRANSFER_TIMEOUT = 900.0  # seconds for what moves a whole image

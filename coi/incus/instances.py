@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, Pending, devices, keys, listed, named, segment, shaped, text
+from coi.incus.client import Client, Pending, devices, keys, listed, named, shaped, text
 from coi.incus.errors import NOT_BACKED_UP, NOT_ENTERED, MissingError, TooSmallError
 from coi.incus.process import Completed
+from coi.incus.urls import segment
 from coi.records import record
 
 RUNNING = "Running"
@@ -112,13 +113,14 @@ class Instances:
 
     def all(self, *, state: bool = False) -> list[Instance]:
         """All instances in one call; with ``state`` also addresses (slower)."""
-        rows = self.client.query(
-            "GET",
-            "/1.0/instances",
-            params={"recursion": "2" if state else "1"},
-            action="list instances",
+        return self.begin_all(state=state)()
+
+    def begin_all(self, *, state: bool = False) -> Callable[[], list[Instance]]:
+        """Begin :meth:`all` and return at once; what waits for it."""
+        answer = self.client.ask(
+            "/1.0/instances", params={"recursion": "2" if state else "1"}, action="list instances"
         )
-        return listed(Instance.parse, rows)
+        return lambda: listed(Instance.parse, answer())
 
     def get(self, name: str) -> Instance:
         """One instance.
@@ -126,8 +128,12 @@ class Instances:
         Raises:
             MissingError: there is none of that name.
         """
-        row = self.client.query("GET", _path(name), action=f"find {name}")
-        return Instance.parse(row)
+        return self.begin_get(name)()
+
+    def begin_get(self, name: str) -> Callable[[], Instance]:
+        """Begin :meth:`get` and return at once; what waits for it."""
+        answer = self.client.ask(_path(name), action=f"find {name}")
+        return lambda: Instance.parse(answer())
 
     def find(self, name: str) -> Instance | None:
         """One instance, or None."""

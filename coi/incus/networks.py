@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, Pending, Use, keys, listed, named, segment, shaped, text, uses
+from coi.incus.client import Client, Pending, keys, listed, named, shaped, text
 from coi.incus.errors import IncusError, MissingError
+from coi.incus.urls import Use, segment, uses
 from coi.records import record
 
 TRIPPED = "Failed to delete bridge children interfaces"

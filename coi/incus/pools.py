@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, keys, named, segment, shaped, text
+from coi.incus.client import Client, keys, named, shaped, text
 from coi.incus.errors import MissingError
+from coi.incus.urls import segment
 from coi.records import record
 
 

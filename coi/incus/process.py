@@ -124,6 +124,33 @@ class Process:
             self.stop()
 
 
+class Running:
+    """A command under way whose output is kept: :meth:`completed` waits for it, once.
+
+    Args:
+        out, err: descriptors of memory files that the process writes to; closed at the end.
+    """
+
+    def __init__(self, process: Process, out: int, err: int) -> None:
+        self.process = process
+        self._out = out
+        self._err = err
+
+    def completed(self, timeout: float | None = None) -> Completed:
+        """Wait for the end; what it wrote.
+
+        Raises:
+            TimeoutError: it did not end in ``timeout`` seconds (it is gone).
+        """
+        try:
+            with self.process:
+                exit_code = self.process.wait(timeout)
+            return Completed(self.process.argv, exit_code, read_all(self._out), read_all(self._err))
+        finally:
+            os.close(self._out)
+            os.close(self._err)
+
+
 class Runner:
     """Runs one executable (``incus``, or ``mmdebstrap`` for the image).
 
@@ -258,19 +285,31 @@ class Runner:
             UnavailableError: the executable is not on PATH.
             TimeoutError: the process did not end in time (it is gone).
         """
+        return self.begin(args, stdin=stdin, cwd=cwd).completed(timeout)
+
+    def begin(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: bytes | int | None = None,
+        cwd: Path | None = None,
+    ) -> Running:
+        """Begin :meth:`run` and return at once."""
+        fed = memory_file(stdin) if isinstance(stdin, bytes) else None
         out, err = os.memfd_create("coi-out"), os.memfd_create("coi-err")
-        fed: int | None = None
         try:
-            if isinstance(stdin, bytes):
-                fed = memory_file(stdin)
-                stdin = fed
-            with self.spawn(args, stdin=stdin, stdout=out, stderr=err, cwd=cwd) as process:
-                exit_code = process.wait(timeout)
-            return Completed(process.argv, exit_code, read_all(out), read_all(err))
+            source = stdin if fed is None else fed
+            assert not isinstance(source, bytes)  # noqa: S101 - for type checkers
+            return Running(
+                self.spawn(args, stdin=source, stdout=out, stderr=err, cwd=cwd), out, err
+            )
+        except BaseException:
+            os.close(out)
+            os.close(err)
+            raise
         finally:
-            for fd in (out, err, fed):
-                if fd is not None:
-                    os.close(fd)
+            if fed is not None:
+                os.close(fed)
 
     def interactive(self, args: Sequence[str]) -> int:
         """Run on this terminal; the exit code. Ctrl-C is the child's, not ours."""

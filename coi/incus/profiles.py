@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from coi.incus.client import Client, devices, keys, named, segment, shaped
+from coi.incus.client import Client, devices, keys, named, shaped
 from coi.incus.errors import MissingError
+from coi.incus.urls import segment
 from coi.records import record
 
 

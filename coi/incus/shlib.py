@@ -31,7 +31,7 @@ class _Asyncio(StandIn):
 class _Logging(StandIn):
     """logging, imported when it is used: without it nobody can have asked to hear anything."""
 
-    def getLogger(self, name: str) -> Any:  # noqa: N802 - logging's own name
+    def getLogger(self, name: str) -> Any:
         return self.real().getLogger(name) if "logging" in sys.modules else _Silent()
 
 

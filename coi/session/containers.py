@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -195,12 +196,24 @@ def running(engine: Engine, name: str) -> Instance:
         NotFoundError: there is none.
         CoiError: it does not run.
     """
-    row = find(engine, name)
-    if row is None:
-        raise NotFoundError(f"{name} not found", hint="coi list")
-    if not row.running:
-        raise CoiError(f"{name} is not running", hint=f"coi container start {name}")
-    return row
+    return begin_running(engine, name)()
+
+
+def begin_running(engine: Engine, name: str) -> Callable[[], Instance]:
+    """Begin :func:`running` and return at once; what waits for it."""
+    asked = engine.instances.begin_get(check_name(name))
+
+    def answer() -> Instance:
+        try:
+            row = asked()
+        except MissingError as error:
+            raise NotFoundError(f"{name} not found", hint="coi list") from error
+        watch(engine.home, [row])
+        if not row.running:
+            raise CoiError(f"{name} is not running", hint=f"coi container start {name}")
+        return row
+
+    return answer
 
 
 def mount(engine: Engine, name: str, device: str, source: str, path: str, *, shift: bool) -> None:
@@ -271,12 +284,13 @@ def execute(engine: Engine, request: ExecRequest) -> int:
         NotFoundError: no such container.
         CoiError: it does not run.
     """
-    row = running(engine, request.name)
-    group = request.group
+    look = cache(begin_running(engine, request.name))
+    group = 0 if request.group is None and request.user == 0 else request.group
     if group is None:
-        own = row.coi("uid") == str(request.user)
-        group = number(row, "gid") if own else request.user
+        own = look().coi("uid") == str(request.user)
+        group = number(look(), "gid") if own else request.user
     if request.tty:
+        look()
         return _on_terminal(engine, request, group)
     head = header(request.environment)
     command = ("sh", "-c", _EXEC, "coi", str(len(head)), request.cwd, *request.command)
@@ -288,6 +302,7 @@ def execute(engine: Engine, request: ExecRequest) -> int:
         source=request.stdin,
         stdout=request.stdout,
         stderr=request.stderr,
+        first=look,
     )
 
 

@@ -5,22 +5,16 @@ Nothing that is not saved is ever deleted.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
-from datetime import datetime, timezone
 from enum import Enum
-from functools import partial
-from typing import IO
 
-from coi import __version__
 from coi.errors import CoiError
 from coi.incus.errors import MissingError
 from coi.incus.instances import Instance
 from coi.incus.payload import Payload
-from coi.incus.process import read_all
 from coi.incus.shield import shielded
-from coi.session import guard, inside
+from coi.session import guard, holding
 from coi.session.inside import Saving
 from coi.session.model import (
     REMOVING,
@@ -28,16 +22,7 @@ from coi.session.model import (
     Engine,
     Session,
 )
-from coi.session.state import (
-    EXCLUDED,
-    MAX_FILE,
-    StateError,
-    StateLimitError,
-    Summary,
-    filter_stream,
-)
-from coi.session.store import SavedSession
-from coi.tools.prepare import without_secret_keys
+from coi.session.save import ExecFailedError, StoppingError, save_running
 
 STOP_DEADLINE = 120.0  # seconds that a power-off inside may take; systemd's own limit is 90
 EXEC_DEADLINE = 10.0  # seconds in which an instance that takes no exec must show why
@@ -54,18 +39,6 @@ class Outcome(Enum):
     GONE = "gone"
 
 
-class StoppingError(CoiError):
-    """The instance is shutting down: its state can be read once it has stopped."""
-
-
-class NotBegunError(CoiError):
-    """The session's start was cut off: what is in the home is not its state."""
-
-
-class ExecFailedError(CoiError):
-    """``incus exec`` itself failed: the command inside did not run, or was cut off."""
-
-
 def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) -> Outcome:
     """Save a session after its terminal has ended, and tidy up.
 
@@ -80,7 +53,8 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
     exec_deadline = time.monotonic() + EXEC_DEADLINE
     while True:
         try:
-            save_running(engine, session, how=how)
+            if save_running(engine, session, how=how):
+                return _powered_off(engine, session, deadline)
             if how is not Saving.RUNNING:
                 payload = guard.watching(engine, session.instance)
                 dismiss(engine, session.instance)
@@ -117,11 +91,62 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
                 return Outcome.GONE
         time.sleep(_POLL)
         if time.monotonic() > deadline:
-            raise CoiError(
-                f"{session.instance} did not stop",
-                details=f"its status is {row.status}",
-                hint=f"coi shutdown {session.instance}",
-            )
+            raise _not_stopped(row)
+
+
+def _powered_off(engine: Engine, session: Session, deadline: float) -> Outcome:
+    """The end of one that is powering off, and waits for that: its state is saved.
+
+    The daemon deletes it when it has stopped, if it is told before: told while the container
+    stops, the two wait for each other (10 s, measured).
+    """
+    name, instances = session.instance, engine.instances
+    payload = Payload(name, engine.client.project)
+    row = instances.find(name)
+    keep = row is not None and row.coi("persistent") == "true"
+    if row is not None and not keep and row.coi("state") != REMOVING:
+        with suppress(MissingError):
+            _will_go(engine, name)
+    holding.release(engine, name)
+    if not payload.wait_gone(min(_PAYLOAD, deadline - time.monotonic())) or keep:
+        row = _wait_stopped(engine, name, deadline)
+        if row is not None and not (keep and row.stopped):
+            if keep:
+                raise _not_stopped(row)
+            instances.remove(name)
+    guard.settle(engine, session.id, name)
+    if row is None or row.coi("state") == REMOVING:
+        engine.report("Container is gone")
+        return Outcome.GONE
+    if not keep:
+        engine.report("Container removed")
+        return Outcome.REMOVED
+    _mark_saved(engine, name, deadline)
+    engine.report("Container stopped and kept")
+    return Outcome.KEPT
+
+
+def _mark_saved(engine: Engine, name: str, deadline: float) -> None:
+    """Note that a stopped instance is saved; it is shown as stopped a moment before it is."""
+    while True:
+        try:
+            engine.instances.update(name, config={"user.coi.state": SAVED})
+        except MissingError:
+            raise
+        except CoiError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL)
+        else:
+            return
+
+
+def _not_stopped(row: Instance) -> CoiError:
+    return CoiError(
+        f"{row.name} did not stop",
+        details=f"its status is {row.status}",
+        hint=f"coi shutdown {row.name}",
+    )
 
 
 def _gone(engine: Engine, session: Session) -> None:
@@ -185,8 +210,12 @@ def dismiss(engine: Engine, instance: str) -> None:
     An ephemeral instance deletes itself when it stops, so this takes two short
     calls (0.05 s) and the daemon does the rest (0.7 s).
     """
-    engine.instances.update(instance, ephemeral=True, config={"user.coi.state": REMOVING})
+    _will_go(engine, instance)
     engine.instances.set_state(instance, "stop", force=True, wait=False)
+
+
+def _will_go(engine: Engine, instance: str) -> None:
+    engine.instances.update(instance, ephemeral=True, config={"user.coi.state": REMOVING})
 
 
 def _start_to_save(engine: Engine, session: Session, *, keep: bool) -> None:
@@ -218,124 +247,6 @@ def superseded(engine: Engine, row: Instance) -> bool:
         return False
     saved = next((s for s in engine.store.all() if s.id == row.coi("session-id")), None)
     return saved is not None and saved.container != row.name
-
-
-def save_running(
-    engine: Engine,
-    session: Session,
-    *,
-    stopping_is_final: bool = True,
-    how: Saving = Saving.RUNNING,
-) -> SavedSession | None:
-    """Save the state of a running instance, and say what has come of it.
-
-    Args:
-        stopping_is_final: an instance that shuts down is not read.
-        how: what else is done inside.
-
-    Returns:
-        what was saved; None when there was nothing and nothing was saved before, or
-        the session's start was cut off.
-
-    Raises:
-        StoppingError: it is shutting down.
-        CoiError: the state could not be read or written; the previous save stands.
-    """
-    try:
-        saved = _save(engine, session, final=stopping_is_final, how=how)
-    except NotBegunError as error:
-        engine.report(f"{error.brief}: there is nothing to save of it")
-        return None
-    engine.report("Session data saved")
-    return saved
-
-
-def _save(engine: Engine, session: Session, *, final: bool, how: Saving) -> SavedSession | None:
-    store = engine.store
-    with store.writing(session.tool.name, session.id) as pending:
-        summary = _read_state(engine, session, pending.file, final=final, how=how)
-        if not summary.files and not pending.earlier:
-            return None
-        return pending.commit(
-            SavedSession(
-                id=session.id,
-                tool=session.tool.name,
-                workspace=str(session.workspace),
-                container=session.instance,
-                saved_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                path=pending.directory,
-                state=pending.name,
-                size=summary.size,
-                files=summary.files,
-                persistent=session.persistent,
-                image=session.image,
-                version=__version__,
-                slot=session.slot,
-                skipped=tuple((name, why) for name, why in summary.skipped if why != EXCLUDED),
-            )
-        )
-
-
-def _read_state(
-    engine: Engine, session: Session, target: IO[bytes], *, final: bool, how: Saving
-) -> Summary:
-    """Stream the state out of the instance and through the filter into ``target``.
-
-    Raises:
-        NotBegunError: what the session needs has not all arrived inside.
-    """
-    tool = session.tool
-    args = engine.instances.exec_args(
-        session.instance,
-        inside.save(session.user, session.id, tool.state, max_file=MAX_FILE, how=how),
-        cwd="/",
-    )
-    problem: StateError | None = None
-    summary = Summary()
-    errors = os.memfd_create("coi-save-err")
-    read_end, write_end = os.pipe()
-    try:
-        with os.fdopen(read_end, "rb", buffering=1 << 18) as stream:
-            try:
-                process = engine.client.runner.spawn(args, stdout=write_end, stderr=errors)
-            finally:
-                os.close(write_end)
-            with process:
-                try:
-                    summary = filter_stream(
-                        stream,
-                        target,
-                        roots=tool.state,
-                        exclude=(*tool.state_exclude, *tool.secrets),
-                        rewrite={
-                            path: partial(without_secret_keys, tool, path)
-                            for path in tool.secret_keys
-                        },
-                    )
-                except StateError as error:
-                    problem = error
-                    stream.close()  # its writer gets SIGPIPE and ends
-                exit_code = process.wait(60)
-        text = read_all(errors).decode("utf-8", "replace").strip()
-    except TimeoutError as error:
-        raise CoiError("cannot read the session's state", details=str(error)) from error
-    finally:
-        os.close(errors)
-    if exit_code == inside.STOPPING and final:
-        raise StoppingError(f"{session.instance} is shutting down")
-    if exit_code == inside.NOT_BEGUN:
-        raise NotBegunError(f"{session.instance} has not begun with {session.id}")
-    if isinstance(problem, StateLimitError) or (problem and exit_code == 0):
-        raise problem
-    if exit_code != 0:
-        # The client's own failures begin so; what tar says begins with its name.
-        failed = ExecFailedError if text.startswith("Error:") or not text else CoiError
-        raise failed(
-            "cannot read the session's state",
-            details=text or f"tar ended with exit code {exit_code}",
-            hint=f"the container is kept: coi attach {session.instance} --bash",
-        )
-    return summary
 
 
 def _wait_stopped(engine: Engine, name: str, deadline: float) -> Instance | None:

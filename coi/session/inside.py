@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
+from coi.session.holding import ATTENDED, LEFT, WAIT, held
 from coi.workspace.directory import INSIDE
 from coi.workspace.ownership import SessionUser
 
@@ -30,6 +31,7 @@ NO_SESSION = 96
 NO_HOSTS = 97
 NO_TOOL = 98
 STOPPING = 75
+HELD = 77
 NOT_BEGUN = 76
 
 
@@ -131,6 +133,9 @@ else
   done
   exec 3<&-
 fi
+"""
+    + ATTENDED
+    + r"""
 exec tmux attach-session -t "=$1"
 """
 )
@@ -138,23 +143,32 @@ exec tmux attach-session -t "=$1"
 # Arguments: home, session id, maximum file size in KiB, a value of Saving, then the state's
 # paths. Writes a tar, if the home is that session's: where a start was cut off it is empty,
 # half of it, or that of an earlier session. Where it is the last one nothing runs beside it,
-# whatever it was forked from: kill(2) with -1 spares init and the caller alone.
+# whatever it was forked from: kill(2) with -1 spares init and the caller alone. Of a container
+# that is powering off it is the last one, too, if that waits for it: exit code 77.
 _SAVE = (
     _STOPPING
+    + WAIT
     + r"""
 set -u
-home=$1 id=$2 limit=$3 how=$4; shift 4
-stopping && exit 75
+home=$1 id=$2 limit=$3 how=$4 end=0; shift 4
+if stopping; then
+  held
+  end=77
+fi
+"""
+    + LEFT
+    + r"""
 cd "$home" || exit 91
 [ -f .coi/session ] && read -r is <.coi/session && [ "$is" = "$id" ] || exit 76
 [ "$how" = running ] || kill -s KILL -- -1 2>/dev/null
 for p do shift; [ -e "$p" ] && [ ! -L "$p" ] && set -- "$@" "./$p"; done
-[ $# -gt 0 ] || { tar -c -f - -T /dev/null; exit; }
+[ $# -gt 0 ] || { tar -c -f - -T /dev/null && exit $end; exit; }
 find "$@" -type f -size "+${limit}k" -exec printf 'too large: %s\n' {} + >&2
 find "$@" -xdev '(' -type d -o -type f -size "-$((limit+1))k" ')' -print0 |
   tar -c -f - --null --no-recursion --hard-dereference --ignore-failed-read \
     --warning=no-file-changed -T -
 rc=$?; [ "$rc" -le 1 ] || exit "$rc"
+exit $end
 """
 )
 
@@ -189,7 +203,8 @@ def start_tmux(user: SessionUser, session: str, columns: int, lines: int, mark: 
     Args:
         mark: of this start (:func:`new_mark`), for :func:`attach`.
     """
-    return become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines), mark)
+    command = become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines), mark)
+    return held(user.uid, command)
 
 
 def new_mark() -> str:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from coi.errors import CoiError, UnavailableError
 from coi.incus.batch import look
-from coi.incus.client import listed, segment, uses
+from coi.incus.client import listed
 from coi.incus.errors import AlreadyExistsError, MissingError
 from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.incus.shield import shielded
+from coi.incus.urls import segment, uses
 from coi.records import record
 from coi.session.body import WARM
 from coi.session.limits import PROFILE

@@ -185,7 +185,7 @@ def test_trust_asks(workspace: Path, argv: list[str], answer: str, code: int, sa
     (workspace / ".coi.toml").write_text(WIDENING)
     child = pexpect.spawn(
         sys.executable,
-        ["-c", "from coi.cli.main import main; main()", *argv],
+        ["-c", "import sys; from coi.cli.main import main; sys.exit(main())", *argv],
         encoding="utf-8",
         timeout=30,
     )

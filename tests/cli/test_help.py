@@ -21,7 +21,7 @@ from coi.cli.context import Context
 from coi.cli.main import app, run
 from coi.cli.options import global_parameters
 
-COI = [sys.executable, "-c", "import sys; from coi.cli.main import main; main()"]
+COI = [sys.executable, "-c", "import sys; from coi.cli.main import main; sys.exit(main())"]
 
 
 def root() -> Any:

@@ -45,7 +45,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def coi(site: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from coi.cli.main import main; main()"
+    code = "import sys; from coi.cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *args],
         env={"PATH": "/nonexistent", "HOME": str(site), "PYTHONPATH": str(site), **variables},

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
-from coi.incus.process import Completed, Process, Runner
+from recordings import Played
+
+from coi.incus.process import Completed, Process, Runner, Running
 
 LOG = ".dummy/log"  # what the tool of these sessions writes: a line for each thing said
 
@@ -97,6 +99,15 @@ class Daemon(Runner):
         done = self._do(list(args))
         self.write()
         return done
+
+    def begin(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: bytes | int | None = None,
+        cwd: Path | None = None,
+    ) -> Running:
+        return Played(self.run(args, stdin=stdin, cwd=cwd))
 
     def spawn(
         self,

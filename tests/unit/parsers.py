@@ -71,7 +71,7 @@ FUZZED: Mapping[str, tuple[str, ...]] = {
     ),
     "test_fuzz_daemon.py::test_sizes_of_any_text": ("coi.incus.instances:bytes_of",),
     "test_fuzz_daemon.py::test_any_message_is_classified": ("coi.incus.errors:classify",),
-    "test_fuzz_daemon.py::test_users_of_any_path": ("coi.incus.client:uses",),
+    "test_fuzz_daemon.py::test_users_of_any_path": ("coi.incus.urls:uses",),
     "test_fuzz_daemon.py::test_what_an_import_prints": ("coi.incus.images:Images.import_",),
     # What comes out of a container.
     "test_state.py::test_bytes_of_any_kind": ("coi.session.state:filter_stream",),

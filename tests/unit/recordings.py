@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coi.incus.client import Client
-from coi.incus.process import Completed, Runner
+from coi.incus.process import Completed, Runner, Running
 
 DIRECTORY = Path(__file__).parents[2] / "fixtures" / "incus"
 PROJECT = "coi-recording"
@@ -36,6 +36,16 @@ def load(name: str) -> Recording:
     return Recording(tuple(data["argv"]), data["exit_code"], data["stdout"], data["stderr"])
 
 
+class Played(Running):
+    """A command that has ended by the time that it is waited for."""
+
+    def __init__(self, done: Completed) -> None:
+        self._done = done
+
+    def completed(self, timeout: float | None = None) -> Completed:
+        return self._done
+
+
 class Player(Runner):
     """Answers with recordings, in order; each call must be the recorded one."""
 
@@ -55,6 +65,15 @@ class Player(Runner):
         assert ("incus", *args) == recording.argv
         self.calls.append(("incus", *args))
         return recording.completed
+
+    def begin(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: bytes | int | None = None,
+        cwd: Path | None = None,
+    ) -> Running:
+        return Played(self.run(args, stdin=stdin, cwd=cwd))
 
 
 def player(*names: str) -> Client:

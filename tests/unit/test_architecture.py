@@ -22,9 +22,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "coi.errors": set(),
     "coi.files": set(),
     "coi.records": set(),
+    "coi.lazy": set(),
     "coi.api": set(),
     "coi.config": {"coi.errors", "coi.files"},
-    "coi.incus": {"coi.errors"},
+    "coi.incus": {"coi.errors", "coi.lazy"},
     "coi.workspace": {"coi.config", "coi.errors"},
     "coi.tools": {"coi.api", "coi.config", "coi.errors"},
     "coi.network": {"coi.config", "coi.errors", "coi.files", "coi.incus"},
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "coi.doctor": {"coi.config", "coi.errors", "coi.incus", "coi.network", "coi.session"},
     "coi.cli": {
         "coi.api", "coi.config", "coi.doctor", "coi.errors", "coi.image", "coi.incus",
-        "coi.network", "coi.session", "coi.tools", "coi.workspace",
+        "coi.lazy", "coi.network", "coi.session", "coi.tools", "coi.workspace",
     },
     "coi.testing": {"coi.api", "coi.errors", "coi.tools"},  # it looks at coi from outside
 }  # fmt: skip
@@ -47,7 +48,13 @@ INCUS_LAYERS = {
     "coi.incus.shlib": set[str](),
     "coi.incus.process": {"coi.incus.shield", "coi.incus.shlib"},
     "coi.incus.errors": set[str](),
-    "coi.incus.client": {"coi.incus.errors", "coi.incus.process", "coi.incus.shield"},
+    "coi.incus.urls": set[str](),
+    "coi.incus.client": {
+        "coi.incus.errors",
+        "coi.incus.process",
+        "coi.incus.shield",
+        "coi.incus.urls",
+    },
 }
 BUILT_IN_TOOLS = {"coi.tools.claude", "coi.tools.aider"}
 TOOLS_FOR_SESSIONS = {"coi.tools.manager", "coi.tools.prepare"}
@@ -137,7 +144,7 @@ def test_arrows_inside_incus(module: str) -> None:
     else:
         assert not used & {m for m in MODULES if "incus." in m} - {
             "coi.incus.client", "coi.incus.errors", "coi.incus.process", "coi.incus.shield",
-            "coi.incus.instances",
+            "coi.incus.instances", "coi.incus.urls",
         }  # fmt: skip
 
 

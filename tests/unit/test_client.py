@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coi.errors import CoiError
-from coi.incus.client import Client, segment, uses
+from coi.incus.client import Client
 from coi.incus.errors import AlreadyExistsError, IncusError, MissingError
 from coi.incus.instances import Instance, Instances
 from coi.incus.process import Completed, Runner
+from coi.incus.urls import segment, uses
 
 
 def completed(stdout: str | bytes, *, exit_code: int = 0, stderr: str = "") -> Completed:
@@ -35,7 +36,7 @@ def completed(stdout: str | bytes, *, exit_code: int = 0, stderr: str = "") -> C
         ),
         pytest.param(
             {"params": {"filter": "a eq b&c"}},
-            ["query", "--raw", "/1.0/x?filter=a+eq+b%26c"],
+            ["query", "--raw", "/1.0/x?filter=a%20eq%20b%26c"],
             id="params-are-encoded",
         ),
         pytest.param({"method": "DELETE"}, ["query", "--raw", "-X", "DELETE", "/1.0/x"], id="del"),

@@ -23,7 +23,7 @@ from coi.doctor import facts
 from coi.errors import CoiError, UsageError
 from coi.image import container
 from coi.incus.acls import NetworkAcl, NetworkAcls
-from coi.incus.client import Client, Use, segment, table, uses
+from coi.incus.client import Client, table
 from coi.incus.errors import IncusError, classify
 from coi.incus.images import Image, Images
 from coi.incus.instances import Instance, Instances, bytes_of
@@ -31,6 +31,7 @@ from coi.incus.networks import Network, Networks
 from coi.incus.pools import Pool
 from coi.incus.process import Completed, Runner
 from coi.incus.profiles import Profile
+from coi.incus.urls import Use, segment, uses
 from coi.session.limits import Limits
 from coi.session.model import from_instance, is_headless, is_session, number
 from coi.session.warm import busy_of

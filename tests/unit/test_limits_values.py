@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -145,6 +145,9 @@ class Full(Client):
         if len(self.bodies) == 1:
             raise classify("Failed to write backup file: open x: disk quota exceeded")
         return None
+
+    def ask(self, path: str, **_: Any) -> Callable[[], Any]:
+        return lambda: self.query("GET", path)
 
 
 def test_what_is_full_gets_room_to_be_changed() -> None:

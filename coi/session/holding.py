@@ -1,0 +1,112 @@
+"""A shutdown inside that waits until coi has read the session's state.
+
+What a container has in it when it has stopped can only be read by starting it again, and before
+that the daemon takes it down: 1.4 s (measured). So a process of the session's start keeps the
+end of a shutdown waiting. When all services have stopped, systemd sends SIGTERM to whatever
+still runs and waits until that has ended (systemd-shutdown, broadcast_signal(); at most
+``DefaultTimeoutStopSec``). The process ends when coi says so, or after some seconds; nothing
+else wakes it. It is the last one to end: what entered the container from outside is no child of
+init, whose wait is over when a child ends (measured).
+
+It only waits where somebody is attached, who has coi save the session: a poweroff that nobody
+waits for is not held up. All of it is the container's own affair, which may lie: then its state
+is what it says it is, as ever, and coi sees to its end. Where there is no such process (another
+init, an older coi) or it is killed, the container is started again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from coi.errors import CoiError
+
+if TYPE_CHECKING:
+    from coi.session.model import Engine
+
+_RELEASE_DEADLINE = 5.0  # seconds
+
+# Argument: the uid of the session's user, whose attaches write to /run/coi/attended; then a
+# command. /run is empty at each boot.
+_HOLD = r"""
+mkdir -p /run/coi && : >/run/coi/attended && chown "$1" /run/coi/attended &&
+  rm -f /run/coi/held /run/coi/reader /run/coi/released &&
+  setsid sh -c '
+hold() {
+  trap "" TERM
+  case $(tr "\0" " " </proc/1/cmdline) in
+    *systemd-shutdown" "poweroff" "* | *systemd-shutdown" "halt" "*) ;;
+    *) exit ;;
+  esac
+  [ -s /run/coi/attended ] || exit
+  left= turns=0
+  for way in /proc/[0-9]*; do
+    pid=${way#/proc/}
+    [ "$pid" = 1 ] || [ "$pid" = $$ ] || left="$left $pid"
+  done
+  while [ -n "$left" ]; do
+    reader=
+    [ ! -s /run/coi/reader ] || read -r reader </run/coi/reader
+    now=
+    for pid in $left; do
+      [ "$pid" = "$reader" ] || [ ! -d "/proc/$pid" ] || now="$now $pid"
+    done
+    left=$now turns=$((turns+1))
+    [ $turns -lt 150 ] || { kill -s KILL $left; break; }
+    [ -z "$left" ] || sleep 0.02
+  done
+  : >/run/coi/held
+  turns=0
+  until [ -s /run/coi/released ] || [ $turns -ge 250 ]; do
+    sleep 0.02
+    turns=$((turns+1))
+  done
+  [ -s /run/coi/released ] && read -r pid </run/coi/released &&
+    while [ -d "/proc/$pid" ]; do sleep 0.01; done
+  exit
+}
+trap hold TERM
+sleep infinity &
+wait
+' </dev/null >/dev/null 2>&1 &
+shift
+exec "$@"
+"""
+
+# For what reads the state (the last lines of stopping() in coi.session.inside are before it):
+# waits until nothing changes it any more. Exit code 75: it is not kept waiting.
+WAIT = r"""
+held() {
+  [ -s /run/coi/attended ] || exit 75
+  trap '' TERM HUP
+  echo $$ >/run/coi/reader
+  turns=0
+  until [ -e /run/coi/held ]; do
+    [ $turns -lt 500 ] || exit 75
+    sleep 0.01
+    turns=$((turns+1))
+  done
+}
+"""
+
+# For an attach, as the session's user, and for a save after it.
+ATTENDED = "{ echo yes >/run/coi/attended; } 2>/dev/null\n"
+LEFT = "[ ! -s /run/coi/attended ] || : >/run/coi/attended\n"
+
+_RELEASE = "echo $$ >/run/coi/released"
+
+
+def held(uid: int, command: Sequence[str]) -> list[str]:
+    """``command``, run as root, with the process that keeps a shutdown waiting beside it.
+
+    Args:
+        uid: of the session's user.
+    """
+    return ["sh", "-c", _HOLD, "coi", str(uid), *command]
+
+
+def release(engine: Engine, instance: str) -> None:
+    """Let a shutdown that is kept waiting go on. Where that fails, it does so by itself."""
+    with suppress(CoiError, TimeoutError):
+        engine.instances.exec(instance, ["sh", "-c", _RELEASE], timeout=_RELEASE_DEADLINE, cwd="/")
