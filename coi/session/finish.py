@@ -54,7 +54,7 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
     while True:
         try:
             if save_running(engine, session, how=how):
-                return _powered_off(engine, session, deadline)
+                return powered_off(engine, session, deadline)
             if how is not Saving.RUNNING:
                 payload = guard.watching(engine, session.instance)
                 dismiss(engine, session.instance)
@@ -94,16 +94,23 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
             raise _not_stopped(row)
 
 
-def _powered_off(engine: Engine, session: Session, deadline: float) -> Outcome:
+def powered_off(
+    engine: Engine, session: Session, deadline: float, *, row: Instance | None = None
+) -> Outcome:
     """The end of one that is powering off, and waits for that: its state is saved.
 
     The daemon deletes it when it has stopped, if it is told before: told while the container
     stops, the two wait for each other (10 s, measured).
+
+    Args:
+        deadline: of ``time.monotonic()``.
+        row: where it goes in any case; else it is kept if it is persistent by now.
     """
     name, instances = session.instance, engine.instances
     payload = Payload(name, engine.client.project)
-    row = instances.find(name)
-    keep = row is not None and row.coi("persistent") == "true"
+    goes = row is not None
+    row = row or instances.find(name)
+    keep = not goes and row is not None and row.coi("persistent") == "true"
     if row is not None and not keep and row.coi("state") != REMOVING:
         with suppress(MissingError):
             _will_go(engine, name)

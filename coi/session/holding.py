@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 
 _RELEASE_DEADLINE = 5.0  # seconds
 
-# Argument: the uid of the session's user, whose attaches write to /run/coi/attended; then a
-# command. /run is empty at each boot.
-_HOLD = r"""
-mkdir -p /run/coi && : >/run/coi/attended && chown "$1" /run/coi/attended &&
-  rm -f /run/coi/held /run/coi/reader /run/coi/released &&
-  setsid sh -c '
+# Waits for the SIGTERM at a shutdown's end. What else was sent it is waited for first.
+_HOLDER = r"""
+echo $$ >/run/coi/holder
 hold() {
   trap "" TERM
   case $(tr "\0" " " </proc/1/cmdline) in
-    *systemd-shutdown" "poweroff" "* | *systemd-shutdown" "halt" "*) ;;
+    *"systemd-shutdown poweroff "* | *"systemd-shutdown halt "*) ;;
     *) exit ;;
   esac
   [ -s /run/coi/attended ] || exit
-  left= turns=0
+  left='' turns=0
   for way in /proc/[0-9]*; do
     pid=${way#/proc/}
     [ "$pid" = 1 ] || [ "$pid" = $$ ] || left="$left $pid"
   done
   while [ -n "$left" ]; do
-    reader=
+    reader=''
     [ ! -s /run/coi/reader ] || read -r reader </run/coi/reader
-    now=
+    now=''
     for pid in $left; do
       [ "$pid" = "$reader" ] || [ ! -d "/proc/$pid" ] || now="$now $pid"
     done
     left=$now turns=$((turns+1))
-    [ $turns -lt 150 ] || { kill -s KILL $left; break; }
+    if [ $turns -ge 150 ]; then
+      for pid in $left; do kill -s KILL "$pid"; done
+      break
+    fi
     [ -z "$left" ] || sleep 0.02
   done
   : >/run/coi/held
@@ -69,13 +69,21 @@ hold() {
 trap hold TERM
 sleep infinity &
 wait
-' </dev/null >/dev/null 2>&1 &
-shift
+"""
+
+# Arguments: the uid of the session's user, whose attaches write to /run/coi/attended, and the
+# script above; then a command. /run is empty at each boot.
+_HOLD = r"""
+if mkdir -p /run/coi && : >/run/coi/attended && chown "$1" /run/coi/attended &&
+  rm -f /run/coi/held /run/coi/reader /run/coi/released; then
+  setsid sh -c "$2" </dev/null >/dev/null 2>&1 &
+fi
+shift 2
 exec "$@"
 """
 
-# For what reads the state (the last lines of stopping() in coi.session.inside are before it):
-# waits until nothing changes it any more. Exit code 75: it is not kept waiting.
+# For what reads the state, as root: waits for a shutdown, at most $1 seconds, until nothing
+# changes the state any more; power_off asks for one first. Exit code 75: it does not wait.
 WAIT = r"""
 held() {
   [ -s /run/coi/attended ] || exit 75
@@ -83,10 +91,16 @@ held() {
   echo $$ >/run/coi/reader
   turns=0
   until [ -e /run/coi/held ]; do
-    [ $turns -lt 500 ] || exit 75
-    sleep 0.01
+    [ $turns -lt $(($1*50)) ] || exit 75
+    sleep 0.02
     turns=$((turns+1))
   done
+}
+power_off() {
+  [ -s /run/coi/holder ] && read -r pid </run/coi/holder && kill -0 "$pid" 2>/dev/null || exit 75
+  trap '' TERM HUP
+  echo yes >/run/coi/attended
+  systemctl --no-block poweroff 2>/dev/null || exit 75
 }
 """
 
@@ -94,7 +108,7 @@ held() {
 ATTENDED = "{ echo yes >/run/coi/attended; } 2>/dev/null\n"
 LEFT = "[ ! -s /run/coi/attended ] || : >/run/coi/attended\n"
 
-_RELEASE = "echo $$ >/run/coi/released"
+_RELEASE = "echo $$ >/run/coi/released\n"
 
 
 def held(uid: int, command: Sequence[str]) -> list[str]:
@@ -103,7 +117,7 @@ def held(uid: int, command: Sequence[str]) -> list[str]:
     Args:
         uid: of the session's user.
     """
-    return ["sh", "-c", _HOLD, "coi", str(uid), *command]
+    return ["sh", "-c", _HOLD, "coi", str(uid), _HOLDER, *command]
 
 
 def release(engine: Engine, instance: str) -> None:

@@ -40,6 +40,7 @@ class Saving(Enum):
 
     RUNNING = "running"  # nothing: the session goes on, or does not run
     LAST = "last"  # everything inside is killed first
+    ENDING = "ending"  # the container is powered off first, which must wait (coi.session.holding)
 
 
 MEANING = {
@@ -140,27 +141,36 @@ exec tmux attach-session -t "=$1"
 """
 )
 
-# Arguments: home, session id, maximum file size in KiB, a value of Saving, then the state's
-# paths. Writes a tar, if the home is that session's: where a start was cut off it is empty,
-# half of it, or that of an earlier session. Where it is the last one nothing runs beside it,
-# whatever it was forked from: kill(2) with -1 spares init and the caller alone. Of a container
-# that is powering off it is the last one, too, if that waits for it: exit code 77.
+# Arguments: home, session id, maximum file size in KiB, a value of Saving, seconds that a
+# shutdown may take until all have ended, then the state's paths. Writes a tar, if the home is
+# that session's: where a start was cut off it is empty, half of it, or that of an earlier
+# session. Where it is the last one nothing runs beside it, whatever it was forked from: kill(2)
+# with -1 spares init and the caller alone. Of a container that is powering off it is the last
+# one, too, if that waits for it: exit code 77.
 _SAVE = (
     _STOPPING
     + WAIT
     + r"""
 set -u
-home=$1 id=$2 limit=$3 how=$4 end=0; shift 4
+home=$1 id=$2 limit=$3 how=$4 patience=$5 end=0; shift 5
+begun() { [ -f .coi/session ] && read -r is <.coi/session && [ "$is" = "$id" ]; }
+cd "$home" || exit 91
 if stopping; then
-  held
+  begun || exit 75
+  held "$patience"
   end=77
+elif ! begun; then
+  exit 76
+elif [ "$how" = ending ]; then
+  power_off
+  held "$patience"
+  end=77
+elif [ "$how" = last ]; then
+  kill -s KILL -- -1 2>/dev/null
 fi
 """
     + LEFT
     + r"""
-cd "$home" || exit 91
-[ -f .coi/session ] && read -r is <.coi/session && [ "$is" = "$id" ] || exit 76
-[ "$how" = running ] || kill -s KILL -- -1 2>/dev/null
 for p do shift; [ -e "$p" ] && [ ! -L "$p" ] && set -- "$@" "./$p"; done
 [ $# -gt 0 ] || { tar -c -f - -T /dev/null && exit $end; exit; }
 find "$@" -type f -size "+${limit}k" -exec printf 'too large: %s\n' {} + >&2
@@ -234,14 +244,16 @@ def save(
     *,
     max_file: int,
     how: Saving = Saving.RUNNING,
+    patience: int,
 ) -> list[str]:
     """Write a tar of the state to standard output, for an exec as root.
 
     Args:
         session: its id; the home must have been made ready for it.
+        patience: seconds that a shutdown may take until all inside have ended.
     """
-    limit = str(max_file >> 10)
-    return ["sh", "-c", _SAVE, "coi", user.home, session, limit, how.value, *roots]
+    words = [user.home, session, str(max_file >> 10), how.value, str(patience)]
+    return ["sh", "-c", _SAVE, "coi", *words, *roots]
 
 
 def environment_file(variables: Mapping[str, str]) -> bytes:

@@ -14,12 +14,21 @@ from coi.incus.instances import CONFIG_PREFIX, Instance
 from coi.records import record
 from coi.session import guard
 from coi.session.body import RUN, WARM
-from coi.session.finish import Outcome, dismiss, finish, finish_stopped, superseded
+from coi.session.finish import (
+    STOP_DEADLINE,
+    Outcome,
+    dismiss,
+    finish,
+    finish_stopped,
+    powered_off,
+    superseded,
+)
 from coi.session.inside import Saving
 from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
 from coi.session.network import watch
 from coi.session.recover import deserted, recover
 from coi.session.run import going, ours
+from coi.session.save import ExecFailedError, StoppingError, save_running
 
 if TYPE_CHECKING:
     from coi.incus.images import Image
@@ -123,6 +132,8 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
             details=f"this one is {engine.home}",
             hint=f"set it as it was, or lose what was said: coi kill {row.name}",
         )
+    if is_session(row) and row.running and _power_off(engine, row, timeout):
+        return
     if not _stop(engine, row, timeout):
         guard.settle(engine, row.coi("session-id"), row.name)
         return
@@ -148,6 +159,29 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
         outcome = finish_stopped(engine, session, keep=False)
     finally:
         lock.release(remove=outcome in (Outcome.GONE, Outcome.REMOVED))
+
+
+def _power_off(engine: Engine, row: Instance, timeout: int) -> bool:
+    """End one that keeps its shutdown waiting until its state is read.
+
+    Returns:
+        False where it does not, or another coi attends to it: it is stopped from outside.
+    """
+    lock = engine.lock(row.name)
+    if not lock.try_acquire():
+        return False
+    outcome = None
+    try:
+        session = from_instance(engine, row, attached=False)
+        try:
+            if not save_running(engine, session, how=Saving.ENDING, patience=timeout):
+                return False
+        except (StoppingError, ExecFailedError):
+            return False
+        outcome = powered_off(engine, session, time.monotonic() + STOP_DEADLINE, row=row)
+    finally:
+        lock.release(remove=outcome is not None)
+    return True
 
 
 def _stop(engine: Engine, row: Instance, timeout: int) -> bool:

@@ -26,6 +26,8 @@ from coi.session.state import (
 from coi.session.store import SavedSession
 from coi.tools.prepare import without_secret_keys
 
+PATIENCE = 10  # seconds: a container's own for what does not end by itself, in coi's images
+
 
 class StoppingError(CoiError):
     """The instance is shutting down: its state can be read once it has stopped."""
@@ -45,12 +47,14 @@ def save_running(
     *,
     stopping_is_final: bool = True,
     how: Saving = Saving.RUNNING,
+    patience: int = PATIENCE,
 ) -> bool:
     """Save the state of a running instance, if there is any, and say what has come of it.
 
     Args:
         stopping_is_final: an instance that shuts down is not read.
         how: what else is done inside.
+        patience: seconds that a shutdown may take until all inside have ended.
 
     Returns:
         whether it is powering off, and waits for :func:`coi.session.holding.release`.
@@ -60,7 +64,7 @@ def save_running(
         CoiError: the state could not be read or written; the previous save stands.
     """
     try:
-        held = _save(engine, session, final=stopping_is_final, how=how)
+        held = _save(engine, session, final=stopping_is_final, how=how, patience=patience)
     except NotBegunError as error:
         engine.report(f"{error.brief}: there is nothing to save of it")
         return False
@@ -68,10 +72,12 @@ def save_running(
     return held
 
 
-def _save(engine: Engine, session: Session, *, final: bool, how: Saving) -> bool:
+def _save(engine: Engine, session: Session, *, final: bool, how: Saving, patience: int) -> bool:
     store = engine.store
     with store.writing(session.tool.name, session.id) as pending:
-        summary, held = _read_state(engine, session, pending.file, final=final, how=how)
+        summary, held = _read_state(
+            engine, session, pending.file, final=final, how=how, patience=patience
+        )
         if not summary.files and not pending.earlier:
             return held
         pending.commit(
@@ -96,7 +102,13 @@ def _save(engine: Engine, session: Session, *, final: bool, how: Saving) -> bool
 
 
 def _read_state(
-    engine: Engine, session: Session, target: IO[bytes], *, final: bool, how: Saving
+    engine: Engine,
+    session: Session,
+    target: IO[bytes],
+    *,
+    final: bool,
+    how: Saving,
+    patience: int,
 ) -> tuple[Summary, bool]:
     """Stream the state out of the instance and through the filter into ``target``.
 
@@ -109,7 +121,9 @@ def _read_state(
     tool = session.tool
     args = engine.instances.exec_args(
         session.instance,
-        inside.save(session.user, session.id, tool.state, max_file=MAX_FILE, how=how),
+        inside.save(
+            session.user, session.id, tool.state, max_file=MAX_FILE, how=how, patience=patience
+        ),
         cwd="/",
     )
     problem: StateError | None = None

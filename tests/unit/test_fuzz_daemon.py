@@ -100,6 +100,9 @@ class Answering(Client):
     def query(self, *_: Any, **__: Any) -> Any:
         return self.answer(Completed(("incus",), 0, self.data, b""))
 
+    def ask(self, *_: Any, **__: Any) -> Callable[[], Any]:
+        return self.query
+
 
 def envelope(metadata: Any) -> bytes:
     return json.dumps({"type": "sync", "status_code": 200, "metadata": metadata}).encode()

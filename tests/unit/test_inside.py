@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 from coi.incus.process import Runner
 from coi.network.hosts import with_hosts
-from coi.session import inside
+from coi.session import holding, inside
 from coi.session.state import filter_stream
 from coi.testing.screen import Screen
 from coi.workspace.ownership import SessionUser
 
 SCRIPTS = {
     name: value
-    for name, value in vars(inside).items()
+    for name, value in (vars(holding) | vars(inside)).items()
     if isinstance(value, str)
     and "\n" in value
     and name.lstrip("_")[0].isupper()
@@ -44,7 +44,7 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="changes the user: needs r
 
 
 def test_all_scripts_are_looked_at() -> None:
-    assert set(SCRIPTS) >= {"_BECOME", "UNPACK", "_START_TMUX", "_ATTACH", "_SAVE"}
+    assert set(SCRIPTS) >= {"_BECOME", "UNPACK", "_START_TMUX", "_ATTACH", "_SAVE", "_HOLDER"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -85,7 +85,7 @@ def test_scripts_are_constant() -> None:
         inside.start_tmux(user, "se's", 80, 24, inside.new_mark()),
         inside.unpack(user),
         inside.attach("se's", mark="it's", wait=1),
-        inside.save(user, "it's", ["it's"], max_file=1024),
+        inside.save(user, "it's", ["it's"], max_file=1024, patience=1),
     ):
         scripts = [argv[n + 1] for n, word in enumerate(argv) if word == "-c"]
         assert scripts
@@ -356,7 +356,7 @@ def test_the_last_save_kills_what_was_forked_off(
 ) -> None:
     """In processes of their own: the script's parent is their init."""
     home_of(tmp_path)
-    command = inside.save(CODE, ID, [".tool"], max_file=1 << 30, how=how)
+    command = inside.save(CODE, ID, [".tool"], max_file=1 << 30, how=how, patience=1)
     command[4] = str(tmp_path)
     script = (
         'setsid sh -c \'trap "" TERM; sleep 600\' & pid=$!; "$@" >/dev/null; '
@@ -380,7 +380,7 @@ def home_of(home: Path, session: str = ID) -> None:
 @pytest.mark.parametrize("how", inside.Saving)
 def test_a_save_where_nothing_was_begun(how: inside.Saving, tmp_path: Path) -> None:
     """Not the state of a start that was cut off, nor that of the session before."""
-    command = inside.save(CODE, ID, [".tool"], max_file=1 << 30, how=how)
+    command = inside.save(CODE, ID, [".tool"], max_file=1 << 30, how=how, patience=1)
     command[4] = str(tmp_path)
     alone = ["unshare", "--fork", "--pid", "--kill-child", "sh", "-c", '"$@"; exit $?', "sh"]
 
@@ -393,7 +393,7 @@ def test_a_save_where_nothing_was_begun(how: inside.Saving, tmp_path: Path) -> N
     home_of(tmp_path, "")
     assert code() == inside.NOT_BEGUN
     home_of(tmp_path)
-    assert code() == 0
+    assert code() == (inside.STOPPING if how is inside.Saving.ENDING else 0), "nothing waits here"
     (tmp_path / ".coi" / "session").unlink()
     os.mkfifo(tmp_path / ".coi" / "session")
     assert code() == inside.NOT_BEGUN, "without waiting"
@@ -408,7 +408,7 @@ def test_what_is_cut_off_is_no_session(cut: str, tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         launch = tar.getmember(".coi/launch")
     half = packed[: launch.offset if cut == "between files" else launch.offset_data + 10]
-    command = inside.save(user, ID, [".tool"], max_file=1 << 30)
+    command = inside.save(user, ID, [".tool"], max_file=1 << 30, patience=1)
     for whole in (None, packed):
         if whole is not None:
             assert Runner("env").run(inside.unpack(user), stdin=whole).exit_code == 0
@@ -421,7 +421,9 @@ def saved(home: Path, roots: list[str], max_file: int = 1 << 30) -> dict[str, by
     """Run the save script in a home of this machine, through the filter."""
     user = SessionUser("code", 1000, 1000, str(home))
     home_of(home)
-    done = Runner("env").run(inside.save(user, ID, roots, max_file=max_file), timeout=20)
+    done = Runner("env").run(
+        inside.save(user, ID, roots, max_file=max_file, patience=1), timeout=20
+    )
     assert done.exit_code == 0, done.error_text
     target = io.BytesIO()
     filter_stream(io.BytesIO(done.stdout), target, roots=roots)
