@@ -6,11 +6,12 @@ Nothing that is not saved is ever deleted.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 
 from coi.errors import CoiError
-from coi.incus.errors import MissingError
+from coi.incus.errors import IncusError, MissingError
 from coi.incus.instances import Instance
 from coi.incus.payload import Payload
 from coi.incus.shield import shielded
@@ -27,6 +28,7 @@ from coi.session.save import ExecFailedError, StoppingError, save_running
 STOP_DEADLINE = 120.0  # seconds that a power-off inside may take; systemd's own limit is 90
 EXEC_DEADLINE = 10.0  # seconds in which an instance that takes no exec must show why
 _PAYLOAD = 5.0  # seconds that its processes may take before the daemon is asked all the same
+_RELEASED = 10.0  # seconds in which one stops that has nothing more to wait for
 _POLL = 0.03  # seconds between two looks at a stopping instance
 
 
@@ -54,7 +56,7 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
     while True:
         try:
             if save_running(engine, session, how=how):
-                return powered_off(engine, session, deadline)
+                return powered_off(engine, session)
             if how is not Saving.RUNNING:
                 payload = guard.watching(engine, session.instance)
                 dismiss(engine, session.instance)
@@ -94,53 +96,58 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
             raise _not_stopped(row)
 
 
-def powered_off(
-    engine: Engine, session: Session, deadline: float, *, row: Instance | None = None
-) -> Outcome:
+def powered_off(engine: Engine, session: Session, *, row: Instance | None = None) -> Outcome:
     """The end of one that is powering off, and waits for that: its state is saved.
 
     The daemon deletes it when it has stopped, if it is told before: told while the container
     stops, the two wait for each other (10 s, measured).
 
     Args:
-        deadline: of ``time.monotonic()``.
         row: where it goes in any case; else it is kept if it is persistent by now.
     """
     name, instances = session.instance, engine.instances
     payload = Payload(name, engine.client.project)
     goes = row is not None
     row = row or instances.find(name)
-    keep = not goes and row is not None and row.coi("persistent") == "true"
-    if row is not None and not keep and row.coi("state") != REMOVING:
-        with suppress(MissingError):
-            _will_go(engine, name)
+    there = row is not None and row.coi("state") != REMOVING
+    keep = there and not goes and row is not None and row.coi("persistent") == "true"
+    told = keep or not there or _told(engine, name)
     holding.release(engine, name)
-    if not payload.wait_gone(min(_PAYLOAD, deadline - time.monotonic())) or keep:
+    deadline = time.monotonic() + _RELEASED
+    if not payload.wait_gone(_PAYLOAD) or keep or not told:
         row = _wait_stopped(engine, name, deadline)
-        if row is not None and not (keep and row.stopped):
-            if keep:
-                raise _not_stopped(row)
-            instances.remove(name)
+        if keep and row is not None and row.running:
+            raise _not_stopped(row)
+        if not keep and row is not None:
+            _once_stopped(lambda: instances.remove(name), deadline)
     guard.settle(engine, session.id, name)
-    if row is None or row.coi("state") == REMOVING:
-        engine.report("Container is gone")
-        return Outcome.GONE
-    if not keep:
-        engine.report("Container removed")
-        return Outcome.REMOVED
-    _mark_saved(engine, name, deadline)
-    engine.report("Container stopped and kept")
-    return Outcome.KEPT
+    if keep and row is not None:
+        changed = {"user.coi.state": SAVED}
+        _once_stopped(lambda: instances.update(name, config=changed), deadline)
+        engine.report("Container stopped and kept")
+        return Outcome.KEPT
+    engine.report("Container removed" if there else "Container is gone")
+    return Outcome.REMOVED if there else Outcome.GONE
 
 
-def _mark_saved(engine: Engine, name: str, deadline: float) -> None:
-    """Note that a stopped instance is saved; it is shown as stopped a moment before it is."""
+def _told(engine: Engine, name: str) -> bool:
+    """Whether the daemon will delete an instance when it stops. Asked to stop it, by whomever,
+    it changes nothing of it meanwhile."""
+    try:
+        _will_go(engine, name)
+    except MissingError:
+        return True
+    except IncusError:
+        return False
+    return True
+
+
+def _once_stopped(act: Callable[[], None], deadline: float) -> None:
+    """Do something to a stopped instance, which is shown as stopped a moment before it is."""
     while True:
         try:
-            engine.instances.update(name, config={"user.coi.state": SAVED})
-        except MissingError:
-            raise
-        except CoiError:
+            act()
+        except IncusError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -233,11 +233,12 @@ def given_back(engine: Engine, token: str, instance: str) -> Devices:
         return {"workspace": dict(record.sessions[token].workspace)}
 
 
-def sweep(engine: Engine, rows: Iterable[Instance]) -> None:
+def sweep(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = ()) -> None:
     """Compare for the sessions that are gone, however they went.
 
     Args:
         rows: all instances, as listed a moment ago.
+        but: the names of those that are left alone.
     """
     if not engine.protects:
         return
@@ -247,6 +248,8 @@ def sweep(engine: Engine, rows: Iterable[Instance]) -> None:
     for record in records(engine.home):
         for token, kept in record.sessions.items():
             if (kept.remote, kept.project) != (client.remote, client.project):
+                continue
+            if kept.instance in but:
                 continue
             row = by_name.get(kept.instance)
             if row is not None and not row.stopped:

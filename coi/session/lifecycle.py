@@ -15,7 +15,6 @@ from coi.records import record
 from coi.session import guard
 from coi.session.body import RUN, WARM
 from coi.session.finish import (
-    STOP_DEADLINE,
     Outcome,
     dismiss,
     finish,
@@ -58,7 +57,7 @@ def select(engine: Engine, names: Sequence[str], *, everything: bool) -> dict[st
     watch(engine.home, rows.values())
     if everything:
         return {n: row for n, row in rows.items() if is_session(row) and engine.attends(row)}
-    recover(engine, [row for name, row in rows.items() if name not in names])
+    recover(engine, rows.values(), but=names)
     own = {n: row for n, row in rows.items() if is_coi(row)}
     return {name: own.get(name) for name in dict.fromkeys(names)}
 
@@ -178,7 +177,7 @@ def _power_off(engine: Engine, row: Instance, timeout: int) -> bool:
                 return False
         except (StoppingError, ExecFailedError):
             return False
-        outcome = powered_off(engine, session, time.monotonic() + STOP_DEADLINE, row=row)
+        outcome = powered_off(engine, session, row=row)
     finally:
         lock.release(remove=outcome is not None)
     return True

@@ -23,17 +23,18 @@ from coi.session.model import (
 from coi.session.network import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from coi.incus.instances import Instance
 
 
-def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
+def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = ()) -> set[str]:
     """Finish the sessions whose coi is gone and whose instance has stopped, and go on
     with keeping the rules of network policies right.
 
     Args:
         rows: all instances, as listed a moment ago.
+        but: the names of those that are left alone.
 
     Returns:
         the names of the instances that are no more.
@@ -42,6 +43,8 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
     watch(engine.home, rows)
     gone: set[str] = set()
     for row in rows:
+        if row.name in but:
+            continue
         if row.coi("state") == RUN:
             from coi.session.run import over
 
@@ -79,7 +82,7 @@ def recover(engine: Engine, rows: Iterable[Instance]) -> set[str]:
     if engine.protects:
         from coi.session import guard
 
-        guard.sweep(engine, [row for row in rows if row.name not in gone])
+        guard.sweep(engine, [row for row in rows if row.name not in gone], but=but)
     return gone
 
 

@@ -140,6 +140,18 @@ def test_a_session(world: Host, counter: Counter, within: Within) -> None:
     within("clean", "clean", "--force")
 
 
+def test_a_power_off(world: Host, counter: Counter) -> None:
+    """Nothing is started again to be saved, and nobody waits for the deletion."""
+    world.settled()
+    screen = opened(world, counter, "shell", "shell")
+    booted(world.instance())
+    counter.begin(screen.pid)
+    power_off(screen)
+    screen.end()
+    check(counter, "poweroff")
+    world.settled()
+
+
 def test_a_session_that_is_kept(world: Host, counter: Counter, within: Within) -> None:
     world.settled()
     screen = opened(world, counter, "shell", "shell")

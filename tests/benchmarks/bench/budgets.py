@@ -32,46 +32,47 @@ class Budget:
 
 BUDGETS = {
     # no Incus
-    "version": Budget("`coi version`", 0, 12, 150),
-    "help": Budget("`coi --help`", 0, 32, 340),
-    "config": Budget("`coi config show`", 0, 27, 175),
-    "tools": Budget("`coi tool list`", 0, 35, 200),
-    "info": Budget("`coi info`", 0, 27, 185),
+    "version": Budget("`coi version`", 0, 12, 110),
+    "help": Budget("`coi --help`", 0, 33, 295),
+    "config": Budget("`coi config show`", 0, 28, 130),
+    "tools": Budget("`coi tool list`", 0, 36, 150),
+    "info": Budget("`coi info`", 0, 28, 125),
     # a look
-    "list": Budget("`coi list`, however many there are", 1, 66, 255),
-    "images": Budget("`coi image list`", 1, 33, 200),
-    "exists": Budget("`coi container exists NAME`", 1, 62, 245),
-    "explain": Budget("`coi network explain NAME HOST`", 1, 74, 260),
-    "status": Budget("`coi network status`", 2, 68, 250),
-    "doctor": Budget("`coi doctor`", 10, 96, 290),
+    "list": Budget("`coi list`, however many there are", 1, 51, 165),
+    "images": Budget("`coi image list`", 1, 35, 150),
+    "exists": Budget("`coi container exists NAME`", 1, 58, 175),
+    "explain": Budget("`coi network explain NAME HOST`", 1, 70, 195),
+    "status": Budget("`coi network status`", 2, 63, 185),
+    "doctor": Budget("`coi doctor`", 10, 100, 245),
     # a command inside, and files
-    "exec": Budget("`coi container exec NAME -- true`", 2, 64, 245),
-    "send": Budget("`coi tmux send NAME TEXT`", 2, 63, 245),
-    "capture": Budget("`coi tmux capture NAME`", 2, 64, 245),
-    "push": Budget("`coi file push`, however many files", 2, 45, 225),
-    "pull": Budget("`coi file pull`, however many files", 2, 45, 225),
+    "exec": Budget("`coi container exec NAME -- true`", 2, 60, 175),
+    "send": Budget("`coi tmux send NAME TEXT`", 2, 59, 175),
+    "capture": Budget("`coi tmux capture NAME`", 2, 60, 175),
+    "push": Budget("`coi file push`, however many files", 2, 47, 165),
+    "pull": Budget("`coi file pull`, however many files", 2, 47, 165),
     # containers
-    "launch": Budget("`coi container launch`", 2, 64, 245),
-    "start": Budget("`coi container start`", 3, 62, 245),
-    "stop": Budget("`coi container stop --force`", 2, 62, 245),
-    "delete": Budget("`coi container delete --force`", 2, 62, 245),
+    "launch": Budget("`coi container launch`", 2, 60, 175),
+    "start": Budget("`coi container start`", 3, 58, 175),
+    "stop": Budget("`coi container stop --force`", 2, 58, 175),
+    "delete": Budget("`coi container delete --force`", 2, 58, 175),
     # runs
-    "run": Budget("`coi run true`", 3, 72, 255),
-    "run-fenced": Budget("`coi run true` behind a policy that stands", 4, 89, 270),
-    "run-new": Budget("`coi run true` behind a policy that is new", 9, 95, 280),
-    "prompt": Budget("`coi run --prompt`: started, answered, saved, removed", 6, 83, 275),
-    "prompt-fenced": Budget("the same behind a policy that stands", 7, 100, 295),
+    "run": Budget("`coi run true`", 3, 68, 185),
+    "run-fenced": Budget("`coi run true` behind a policy that stands", 4, 85, 210),
+    "run-new": Budget("`coi run true` behind a policy that is new", 9, 91, 220),
+    "prompt": Budget("`coi run --prompt`: started, answered, saved, removed", 6, 87, 220),
+    "prompt-fenced": Budget("the same behind a policy that stands", 7, 104, 240),
     # sessions
-    "background": Budget("`coi shell --background`", 3, 75, 270),
+    "background": Budget("`coi shell --background`", 3, 78, 215),
     "shell": Budget("`coi shell`, to the tool's prompt", 4),
     "resume": Budget("`coi shell --resume`, to the tool's prompt", 4),
     "restart": Budget("`coi shell --persistent` on a stopped one, to the tool's prompt", 5),
     "attach": Budget("`coi attach`, to the tool's prompt", 2),
     "detach": Budget("a detach, which saves", 1),
-    "persist": Budget("`coi persist NAME`", 2, 75, 265),
-    "shutdown": Budget("`coi shutdown NAME`: stopped, saved, deleted", 9, 77, 270),
-    "kill": Budget("`coi kill NAME`", 4, 77, 275),
-    "clean": Budget("`coi clean`, nothing to do", 3, 93, 285),
+    "poweroff": Budget("a power-off inside: saved, deleted", 4),
+    "persist": Budget("`coi persist NAME`", 2, 76, 205),
+    "shutdown": Budget("`coi shutdown NAME`: stopped, saved, deleted", 4, 81, 215),
+    "kill": Budget("`coi kill NAME`", 3, 78, 210),
+    "clean": Budget("`coi clean`, nothing to do", 3, 94, 230),
 }
 
 
@@ -81,11 +82,11 @@ def calls(name: str) -> int:
 
 
 def made(arguments: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Calls, an exec that was begun anew being one."""
+    """Calls, an exec that was begun anew being one, whatever came between."""
     return [
         call
         for at, call in enumerate(arguments)
-        if not (at and call[0] == "exec" and call == arguments[at - 1])
+        if not (call[0] == "exec" and call in arguments[:at])
     ]
 
 

@@ -1,0 +1,133 @@
+"""A power-off inside waits until the session's state is read (coi.session.holding)."""
+
+from __future__ import annotations
+
+import time
+
+from dummy import ask, power_off, said, start
+
+from coi.incus.payload import Payload
+from coi.testing.host import Host
+from coi.testing.machine import incus, wait_for
+
+_AT_ONCE = 4.0  # seconds: nothing was waited for; a shutdown that waits in vain takes 5 longer
+
+
+def _as_root(name: str, script: str) -> str:
+    done = incus("exec", name, "-T", "--", "sh", "-c", script)
+    assert done.code == 0, done.err
+    return done.out
+
+
+def _booted(name: str) -> None:
+    ask_it = ("exec", name, "-T", "--", "systemctl", "is-system-running", "--wait")
+    wait_for(lambda: incus(*ask_it).out.strip() in ("running", "degraded"), what="it has booted")
+
+
+def _seconds_to_stop(name: str) -> float:
+    payload = Payload(name, "default")
+    assert payload.known
+    begun = time.monotonic()
+    _as_root(name, "systemctl poweroff")
+    assert payload.wait_gone(30)
+    return time.monotonic() - begun
+
+
+def test_without_it_the_session_is_saved_all_the_same(host: Host) -> None:
+    """The container is started once more then, as for another init."""
+    screen = start(host)
+    name = host.instance()
+    ask(screen, "remember CODE-PLUM")
+    _booted(name)
+    _as_root(name, 'kill -KILL "$(cat /run/coi/holder)"')
+    power_off(screen)
+    screen.ended()
+    assert "Container removed" in screen.log
+    host.settled()
+    (saved,) = host.saved()
+    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+
+
+def test_what_is_written_at_the_last_moment_is_saved(host: Host) -> None:
+    """A process that takes its time when it is told to end."""
+    screen = start(host)
+    name = host.instance()
+    ask(screen, "remember CODE-PLUM")
+    _booted(name)
+    slow = (
+        'trap "sleep 1; echo at last >>~/.dummy/late.log; exit" TERM; while :; do sleep 0.1; done'
+    )
+    for line in ("exit", f"(setsid bash -c '{slow}' >/dev/null 2>&1 &)"):
+        screen.line(line)
+        screen.expect(r"\S*[$#] ?$")
+    screen.line("sudo poweroff")
+    screen.ended()
+    assert "Container removed" in screen.log
+    host.settled()
+    (saved,) = host.saved()
+    assert "at last" in said(host.state_file(saved["id"]))
+
+
+def test_nobody_attached_is_not_waited_for(host: Host) -> None:
+    screen = start(host)
+    name = host.instance()
+    ask(screen, "remember CODE-PLUM")
+    _booted(name)
+    screen.detach()
+    screen.ended()
+    assert _seconds_to_stop(name) < _AT_ONCE
+    wait_for(lambda: host.instances() == {name: "Stopped"}, what="the daemon has noticed")
+    host.coi("list").ok()
+    host.settled()
+    (saved,) = host.saved()
+    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+
+
+def test_a_coi_that_was_killed_is_waited_for_a_while(host: Host) -> None:
+    """The control of the one before; nothing is lost by it."""
+    screen = start(host)
+    name = host.instance()
+    ask(screen, "remember CODE-PLUM")
+    _booted(name)
+    screen.close()
+    assert _as_root(name, "cat /run/coi/attended") == "yes\n"
+    assert _seconds_to_stop(name) > _AT_ONCE
+    wait_for(lambda: host.instances() == {name: "Stopped"}, what="the daemon has noticed")
+    host.coi("list").ok()
+    host.settled()
+    (saved,) = host.saved()
+    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+
+
+def test_a_container_that_says_so_and_goes_on_is_ended(host: Host) -> None:
+    """Its own programs tell that it is powering off, and it is not."""
+    screen = start(host)
+    name = host.instance()
+    ask(screen, "remember CODE-PLUM")
+    _booted(name)
+    lie = "#!/bin/bash\\ncase $* in *patience*) tar -c -f - -T /dev/null; exit 77;; esac\\n"
+    _as_root(
+        name,
+        f"printf '{lie}exec bash \"$@\"\\n' >/tmp/sh && chmod 755 /tmp/sh && mv /tmp/sh /bin/sh",
+    )
+    begun = time.monotonic()
+    screen.detach()
+    screen.ended(timeout=60)
+    assert "Container removed" in screen.log
+    assert time.monotonic() - begun < 30
+    host.settled()
+
+
+def test_a_reboot_is_not_held(host: Host) -> None:
+    """What is started again is not told that it goes."""
+    screen = start(host)
+    name = host.instance()
+    ask(screen, "remember CODE-PLUM")
+    _booted(name)
+    screen.line("exit")
+    screen.expect(r"\S*[$#] ?$")
+    screen.line("sudo reboot")
+    screen.ended()
+    host.settled()
+    (saved,) = host.saved()
+    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
