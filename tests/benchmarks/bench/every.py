@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from bench.row import Row
-from bench.rows_commands import Exec, Help, List, NetworkExisting, NetworkNew, Run, Version
+from bench.rows_commands import (
+    Exec,
+    Help,
+    List,
+    NetworkExisting,
+    NetworkNew,
+    Run,
+    RunBooted,
+    Version,
+)
 from bench.rows_files import GIB, Build, Pull, Push
 from bench.rows_many import Kill, Shutdown
 from bench.rows_sessions import Attach, Background, Detach, Finish, Restart, Resume, Shell
@@ -12,7 +21,7 @@ from bench.rows_sessions import Attach, Background, Detach, Finish, Restart, Res
 def every() -> list[Row]:
     """One of each."""
     return [
-        Version(), Help(), List(0), List(10), List(100), Exec(), Run(),
+        Version(), Help(), List(0), List(10), List(100), Exec(), Run(), RunBooted(),
         NetworkExisting(), NetworkNew(),
         Shell(), Restart(), Attach(), Background(), Detach(), Resume(1), Resume(200), Finish(),
         Shutdown(1), Shutdown(10), Kill(10),
