@@ -9,7 +9,6 @@ _OBJECTS = 100_000  # more than a start makes
 
 # What typer imports, and what it imports for that, to no use in most of coi's commands.
 _SELDOM = (
-    "ast",
     "bz2",
     "lzma",
     "locale",
@@ -17,7 +16,6 @@ _SELDOM = (
     "subprocess",
     "textwrap",
     "tokenize",
-    "traceback",
 )
 _SELDOM_CALLED = {
     "difflib": ("get_close_matches",),

@@ -128,12 +128,8 @@ class Instances:
         Raises:
             MissingError: there is none of that name.
         """
-        return self.begin_get(name)()
-
-    def begin_get(self, name: str) -> Callable[[], Instance]:
-        """Begin :meth:`get` and return at once; what waits for it."""
-        answer = self.client.ask(_path(name), action=f"find {name}")
-        return lambda: Instance.parse(answer())
+        row = self.client.query("GET", _path(name), action=f"find {name}")
+        return Instance.parse(row)
 
     def find(self, name: str) -> Instance | None:
         """One instance, or None."""

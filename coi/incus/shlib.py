@@ -15,7 +15,7 @@ from typing import Any
 
 from coi.lazy import StandIn, put_off
 
-_SELDOM = ("getpass", "pty", "textwrap", "traceback", "tty")
+_SELDOM = ("getpass", "pty", "textwrap", "tty")
 
 
 class _Asyncio(StandIn):

@@ -37,7 +37,7 @@ class Channel:
     Args:
         args: of the runner's executable.
         feed: standard input is written by :meth:`write`; else standard output
-            is read by :meth:`read`.
+            is read by :meth:`read`, and standard input stays open until :meth:`finish`.
         stall: seconds, see :data:`STALL`.
     """
 
@@ -48,8 +48,11 @@ class Channel:
         self._text = bytearray()
         self._feed = feed
         theirs, ours = os.pipe()
+        waiting: int | None = None
+        self._open: int | None = None
         if not feed:
             theirs, ours = ours, theirs
+            waiting, self._open = os.pipe()
         self._errors, errors = os.pipe()
         self._data: int | None = ours
         with suppress(OSError):  # the user's share of pipe memory is used up
@@ -58,17 +61,20 @@ class Channel:
             with shielded():
                 self._process: Process = runner.spawn(
                     args,
-                    stdin=theirs if feed else None,
+                    stdin=theirs if feed else waiting,
                     stdout=None if feed else theirs,
                     stderr=errors,
                 )
         except BaseException:
             os.close(ours)
             os.close(self._errors)
+            self._close_input()
             raise
         finally:
             os.close(theirs)
             os.close(errors)
+            if waiting is not None:
+                os.close(waiting)
         os.set_blocking(ours, False)
         os.set_blocking(self._errors, False)
         self._errors_open = True
@@ -145,6 +151,7 @@ class Channel:
         """
         deadline = time.monotonic() + timeout
         rest = 0
+        self._close_input()
         if self._feed:
             self._close_data()
         while self._data is not None or self._errors_open:
@@ -159,6 +166,11 @@ class Channel:
         self._close_data()
         exit_code = self._process.wait() if self._process.poll(1) else self._process.stop()
         return exit_code, self._text.decode("utf-8", "replace").strip()
+
+    def _close_input(self) -> None:
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
 
     def _close_data(self) -> None:
         if self._data is not None:
@@ -180,6 +192,7 @@ class Channel:
                 if kind is not None and self._feed:
                     self.finish(min(_GRACE, self._stall))
             finally:
+                self._close_input()
                 self._close_data()
                 self._process.__exit__(kind, error, trace)
                 os.close(self._errors)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,7 @@ _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:+-]{0,254}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{12,64}")
 STOP_STEPS = (5, 25)  # seconds of each graceful stop, before force
+_ENTER = 5.0  # seconds after which it is asked why a container was not entered
 _HANDED = "/tmp/.coi-env-"  # noqa: S108 - 128 random bits follow, made with noclobber
 
 # As whoever the command runs as. HOME is that of the password file. Arguments: the
@@ -196,24 +196,12 @@ def running(engine: Engine, name: str) -> Instance:
         NotFoundError: there is none.
         CoiError: it does not run.
     """
-    return begin_running(engine, name)()
-
-
-def begin_running(engine: Engine, name: str) -> Callable[[], Instance]:
-    """Begin :func:`running` and return at once; what waits for it."""
-    asked = engine.instances.begin_get(check_name(name))
-
-    def answer() -> Instance:
-        try:
-            row = asked()
-        except MissingError as error:
-            raise NotFoundError(f"{name} not found", hint="coi list") from error
-        watch(engine.home, [row])
-        if not row.running:
-            raise CoiError(f"{name} is not running", hint=f"coi container start {name}")
-        return row
-
-    return answer
+    row = find(engine, name)
+    if row is None:
+        raise NotFoundError(f"{name} not found", hint="coi list")
+    if not row.running:
+        raise CoiError(f"{name} is not running", hint=f"coi container start {name}")
+    return row
 
 
 def mount(engine: Engine, name: str, device: str, source: str, path: str, *, shift: bool) -> None:
@@ -284,26 +272,47 @@ def execute(engine: Engine, request: ExecRequest) -> int:
         NotFoundError: no such container.
         CoiError: it does not run.
     """
-    look = cache(begin_running(engine, request.name))
+    check_name(request.name)
     group = 0 if request.group is None and request.user == 0 else request.group
-    if group is None:
-        own = look().coi("uid") == str(request.user)
-        group = number(look(), "gid") if own else request.user
+    if group is None or request.tty:
+        row = running(engine, request.name)
+        if group is None:
+            own = row.coi("uid") == str(request.user)
+            group = number(row, "gid") if own else request.user
     if request.tty:
-        look()
         return _on_terminal(engine, request, group)
     head = header(request.environment)
     command = ("sh", "-c", _EXEC, "coi", str(len(head)), request.cwd, *request.command)
     args = _args(engine, request, group, command)
-    return feed.execute(
-        engine.client.runner,
-        args,
-        head=head,
-        source=request.stdin,
-        stdout=request.stdout,
-        stderr=request.stderr,
-        first=look,
-    )
+
+    def enter(seconds: float | None) -> int:
+        return feed.execute(
+            engine.client.runner,
+            args,
+            head=head,
+            source=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            begin_within=seconds,
+            on_begin=lambda: _keep_watch(engine, request.name),
+        )
+
+    try:
+        return enter(_ENTER)
+    except feed.NotBegunError:
+        running(engine, request.name)  # most often it tells why
+        return enter(None)
+
+
+def _keep_watch(engine: Engine, name: str) -> None:
+    """As :func:`coi.session.network.watch`, for one that was not looked at; a call only where
+    the rules of a policy lack who keeps them right."""
+    directory = engine.home / "network"
+    if next(directory.glob("refresh-*.json"), None) is not None:
+        from coi.network.duty import attended
+
+        if not all(attended(directory).values()):
+            find(engine, name)
 
 
 def _on_terminal(engine: Engine, request: ExecRequest, group: int) -> int:

@@ -68,7 +68,6 @@ def execute(
     stderr: int | Sink,
     timeout: float | None = None,
     begin_within: float | None = None,
-    first: Callable[[], object] = lambda: None,
     on_begin: Callable[[], object] = lambda: None,
     on_end: Callable[[], object] = lambda: None,
     die_with_parent: bool = False,
@@ -81,8 +80,6 @@ def execute(
         head: of :func:`header`.
         timeout: seconds for the command, from when it begins.
         begin_within: seconds until then.
-        first: called while the container is entered: the command does not begin before it
-            returns, nor when it raises.
         on_begin: called when it has begun.
         on_end: called first when coi is to end before the command: it stops what
             runs inside.
@@ -109,7 +106,6 @@ def execute(
             marks=marks,
         ) as child:
             try:
-                first()
                 return child.wait(timeout, begin_within, on_begin)
             except NotEnteredError:
                 if time.monotonic() > entered_by:

@@ -64,10 +64,10 @@ def finish(engine: Engine, session: Session, *, how: Saving = Saving.RUNNING) ->
         except MissingError:
             row = None
         except StoppingError:
-            row = _wait_stopped(engine, session.instance, deadline)
+            row = wait_stopped(engine, session.instance, deadline)
         except ExecFailedError:
             # Its init is gone or going, and the daemon has not noticed yet.
-            row = _wait_stopped(engine, session.instance, time.monotonic() + _POLL)
+            row = wait_stopped(engine, session.instance, time.monotonic() + _POLL)
             if row is not None and row.running:
                 if time.monotonic() > exec_deadline:
                     raise
@@ -115,7 +115,7 @@ def powered_off(engine: Engine, session: Session, *, row: Instance | None = None
     holding.release(engine, name)
     deadline = time.monotonic() + _RELEASED
     if not payload.wait_gone(_PAYLOAD) or keep or not told:
-        row = _wait_stopped(engine, name, deadline)
+        row = wait_stopped(engine, name, deadline)
         if keep and row is not None and row.running:
             raise _not_stopped(row)
         if not keep and row is not None:
@@ -263,7 +263,7 @@ def superseded(engine: Engine, row: Instance) -> bool:
     return saved is not None and saved.container != row.name
 
 
-def _wait_stopped(engine: Engine, name: str, deadline: float) -> Instance | None:
+def wait_stopped(engine: Engine, name: str, deadline: float) -> Instance | None:
     """Wait for a stopping instance; how it was seen last, None when it is gone.
 
     The daemon is asked when its processes have ended, which needs no call to see.

@@ -21,6 +21,7 @@ from coi.session.finish import (
     finish_stopped,
     powered_off,
     superseded,
+    wait_stopped,
 )
 from coi.session.inside import Saving
 from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _POLL = 0.05  # seconds
 _FIRST = 5  # seconds until a stop that systemd may not have heard is asked for again
 _REMOVAL = 5.0  # seconds that the daemon has to delete what it was told to
+_STOPPING = 10.0  # seconds that one has which was told to stop at once
 _OTHER = 60.0  # seconds that another coi, attached to the session, has to finish it
 
 
@@ -144,7 +146,8 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
     lock.acquire(_OTHER)
     outcome = None
     try:
-        now = engine.instances.find(row.name)
+        # One that is powering off by itself refuses to be stopped.
+        now = wait_stopped(engine, row.name, time.monotonic() + _STOPPING)
         if now is None or now.coi("state") == REMOVING:
             outcome = Outcome.GONE
             return

@@ -15,8 +15,9 @@ from local import src as src
 from tars import END, TOP, archive, member, names, snapshot
 
 from coi.errors import CoiError, NotFoundError, UsageError
+from coi.incus.process import Runner
 from coi.session import transfer
-from coi.session.channel import StalledError
+from coi.session.channel import Channel, StalledError
 from coi.session.extract import TooLargeError
 
 
@@ -168,3 +169,12 @@ def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
         f" recursive=True)\nassert done.tally.left_out == {count}"
     )
     assert copied - idle < 15, "tarfile alone would remember 40,000 headers: 50 MB"
+
+
+def test_who_sends_waits_until_all_is_read() -> None:
+    """What is not read when it ends is lost at times by the client."""
+    script = "printf x; read -r _; exit 7"
+    with Channel(Runner("env"), ["sh", "-c", script], feed=False) as channel:
+        assert channel.read(10) == b"x"
+        assert not channel._process.poll(0.3)
+        assert channel.finish(5) == (7, "")

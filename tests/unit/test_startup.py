@@ -89,6 +89,57 @@ def test_list_imports_what_it_needs(fake_incus: dict[str, str]) -> None:
     assert not own & {"coi.session.warm", "coi.session.warmpool"}
 
 
+PUT_OFF = """
+import json, os, sys
+from coi.cli import entry
+from coi.incus import shlib
+off = [*entry._SELDOM, *entry._SELDOM_CALLED, *shlib._SELDOM, "asyncio", "importlib.metadata"]
+loaded = lambda: [name for name in off if name in sys.modules]
+assert loaded() == [], "else this tells nothing"
+os._exit = lambda code: sys.stderr.write("\\n" + json.dumps([code, loaded()]))
+sys.argv = ["coi", *sys.argv[1:]]
+entry.main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["list"], ["config", "show"]])
+def test_what_is_put_off_is_not_used(arguments: list[str], fake_incus: dict[str, str]) -> None:
+    """By the short commands; else it had better be imported at once."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PUT_OFF, *arguments],
+        capture_output=True, text=True, check=True, timeout=30,
+        env={"HOME": "/nonexistent", **fake_incus},
+    )  # fmt: skip
+    assert json.loads(done.stderr.rpartition("\n")[2]) == [0, []], done.stderr
+
+
+def test_a_stand_in_becomes_the_module() -> None:
+    """Whoever got it, however; nobody else sees it."""
+    script = """
+        import sys
+        from coi.lazy import put_off
+
+        with put_off(["textwrap"], {"difflib": ["get_close_matches"], "colorsys": ["rgb_to_hsv"]}):
+            import textwrap as early
+            from colorsys import rgb_to_hsv
+            from difflib import get_close_matches
+        assert not {"textwrap", "difflib", "colorsys"} & set(sys.modules)
+        assert get_close_matches("lst", ["list"]) == ["list"]
+        assert early.dedent("  a") == "a"
+        import colorsys, textwrap
+        assert early.TextWrapper is textwrap.TextWrapper
+        assert rgb_to_hsv(0, 0, 0) == colorsys.rgb_to_hsv(0, 0, 0)
+        with put_off(["tabnanny"]):
+            from tabnanny import check
+            import tabnanny
+        assert sys.modules["tabnanny"].check is check, "a use, in the middle of it"
+        with put_off(["textwrap"]):
+            import textwrap as late
+        assert late is textwrap
+    """
+    subprocess.run([sys.executable, "-I", "-c", textwrap.dedent(script)], check=True, timeout=30)
+
+
 @pytest.mark.parametrize("command", ["shell", "list", "attach", "config", "tool", "build", "trust"])
 def test_help_draws_without_the_heavy_ones(command: str) -> None:
     code, modules = imported(command, "--help")

@@ -45,7 +45,7 @@ BUDGETS = {
     "status": Budget("`coi network status`", 2, 63, 185),
     "doctor": Budget("`coi doctor`", 10, 100, 245),
     # a command inside, and files
-    "exec": Budget("`coi container exec NAME -- true`", 2, 60, 175),
+    "exec": Budget("`coi container exec NAME -- true`", 1, 60, 175),
     "send": Budget("`coi tmux send NAME TEXT`", 2, 59, 175),
     "capture": Budget("`coi tmux capture NAME`", 2, 60, 175),
     "push": Budget("`coi file push`, however many files", 2, 47, 165),
