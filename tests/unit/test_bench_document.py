@@ -33,6 +33,8 @@ def test_results_are_of_the_driver_that_their_file_is_named_by(path: Path) -> No
 def test_an_exec_begun_anew_is_one_call() -> None:
     look, enter = ["query", "/1.0"], ["exec", "a", "--", "true"]
     assert made([look, enter, enter, look, look, enter]) == [look, enter, look, look, enter]
+    beside = ["exec", "b", "--", "true"]
+    assert made([enter, beside, enter, look]) == [enter, beside, look]
 
 
 def test_more_and_fewer_calls_and_more_modules_are_faults() -> None:

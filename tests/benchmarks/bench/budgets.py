@@ -82,12 +82,18 @@ def calls(name: str) -> int:
 
 
 def made(arguments: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Calls, an exec that was begun anew being one, whatever came between."""
-    return [
-        call
-        for at, call in enumerate(arguments)
-        if not (call[0] == "exec" and call in arguments[:at])
-    ]
+    """Calls, an exec that was begun anew being one, also where another was begun between."""
+    found: list[Sequence[str]] = []
+    execs: list[Sequence[str]] = []  # since the last call of another kind
+    for call in arguments:
+        if call[0] != "exec":
+            execs = []
+        elif call in execs:
+            continue
+        else:
+            execs.append(call)
+        found.append(call)
+    return found
 
 
 def faults(name: str, arguments: Sequence[Sequence[str]], modules: Sequence[str]) -> list[str]:
