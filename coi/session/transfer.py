@@ -58,8 +58,13 @@ tar -c -b 128 -S --format=gnu --hard-dereference --ignore-failed-read \
   --warning=no-file-changed -f - "$@" </dev/null
 rc=$?
 # What is not read yet when this ends is lost at times (Incus 6.0.4): the reader closes standard
-# input when it has it all.
-[ "$rc" -gt 1 ] || read -r _
+# input when it has it all. Of a stream without its end it never thinks so: not for ever.
+if [ "$rc" -le 1 ]; then
+  trap 'exit "$rc"' TERM
+  (sleep 10; kill -s TERM $$) </dev/null >/dev/null 2>&1 &
+  read -r _
+  kill $! 2>/dev/null
+fi
 exit "$rc"
 """
 

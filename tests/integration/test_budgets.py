@@ -182,5 +182,5 @@ def test_more_calls_or_modules_are_seen(world: Host, counter: Counter) -> None:
     assert "1 calls, not 0; more than its budget\n  query --raw /1.0/images" in calls
     assert "coi.incus.client" in own
     assert "typer" in modules
-    (fewer,) = faults("exec", taken.calls, [])
+    (fewer,) = faults("send", taken.calls, [])
     assert "lower its budget" in fewer

@@ -77,8 +77,7 @@ def test_nobody_attached_is_not_waited_for(host: Host) -> None:
     screen.ended()
     assert _seconds_to_stop(name) < _AT_ONCE
     wait_for(lambda: host.instances() == {name: "Stopped"}, what="the daemon has noticed")
-    host.coi("list").ok()
-    host.settled()
+    wait_for(lambda: host.coi("list").ok() and not host.instances(), what="the next coi to save it")
     (saved,) = host.saved()
     assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
 
@@ -93,8 +92,7 @@ def test_a_coi_that_was_killed_is_waited_for_a_while(host: Host) -> None:
     assert _as_root(name, "cat /run/coi/attended") == "yes\n"
     assert _seconds_to_stop(name) > _AT_ONCE
     wait_for(lambda: host.instances() == {name: "Stopped"}, what="the daemon has noticed")
-    host.coi("list").ok()
-    host.settled()
+    wait_for(lambda: host.coi("list").ok() and not host.instances(), what="the next coi to save it")
     (saved,) = host.saved()
     assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
 
