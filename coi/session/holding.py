@@ -29,14 +29,14 @@ _RELEASE_DEADLINE = 5.0  # seconds
 
 # Waits for the SIGTERM at a shutdown's end. What else was sent it is waited for first.
 _HOLDER = r"""
-echo $$ >/run/coi/holder
+echo $$ >/dev/coi/holder
 hold() {
   trap "" TERM
   case $(tr "\0" " " </proc/1/cmdline) in
     *"systemd-shutdown poweroff "* | *"systemd-shutdown halt "*) ;;
     *) exit ;;
   esac
-  [ -s /run/coi/attended ] || exit
+  [ -s /dev/coi/attended ] || exit
   left='' turns=0
   for way in /proc/[0-9]*; do
     pid=${way#/proc/}
@@ -44,7 +44,7 @@ hold() {
   done
   while [ -n "$left" ]; do
     reader=''
-    [ ! -s /run/coi/reader ] || read -r reader </run/coi/reader
+    [ ! -s /dev/coi/reader ] || read -r reader </dev/coi/reader
     now=''
     for pid in $left; do
       [ "$pid" = "$reader" ] || [ ! -d "/proc/$pid" ] || now="$now $pid"
@@ -56,13 +56,13 @@ hold() {
     fi
     [ -z "$left" ] || sleep 0.02
   done
-  : >/run/coi/held
+  : >/dev/coi/held
   turns=0
-  until [ -s /run/coi/released ] || [ $turns -ge 250 ]; do
+  until [ -s /dev/coi/released ] || [ $turns -ge 250 ]; do
     sleep 0.02
     turns=$((turns+1))
   done
-  [ -s /run/coi/released ] && read -r pid </run/coi/released &&
+  [ -s /dev/coi/released ] && read -r pid </dev/coi/released &&
     while [ -d "/proc/$pid" ]; do sleep 0.01; done
   exit
 }
@@ -71,11 +71,12 @@ sleep infinity &
 wait
 """
 
-# Arguments: the uid of the session's user, whose attaches write to /run/coi/attended, and the
-# script above; then a command. /run is empty at each boot.
+# Arguments: the uid of the session's user, whose attaches write to /dev/coi/attended, and the
+# script above; then a command. /dev is made before init, anew at each start (lxc.container.conf(5),
+# lxc.autodev): systemd mounts /run and /dev/shm when an exec may have been there already.
 _HOLD = r"""
-if mkdir -p /run/coi && : >/run/coi/attended && chown "$1" /run/coi/attended &&
-  rm -f /run/coi/held /run/coi/reader /run/coi/released; then
+if mkdir -p /dev/coi && : >/dev/coi/attended && chown "$1" /dev/coi/attended &&
+  rm -f /dev/coi/held /dev/coi/reader /dev/coi/released; then
   setsid sh -c "$2" </dev/null >/dev/null 2>&1 &
 fi
 shift 2
@@ -86,29 +87,29 @@ exec "$@"
 # changes the state any more; power_off asks for one first. Exit code 75: it does not wait.
 WAIT = r"""
 held() {
-  [ -s /run/coi/attended ] || exit 75
+  [ -s /dev/coi/attended ] || exit 75
   trap '' TERM HUP
-  echo $$ >/run/coi/reader
+  echo $$ >/dev/coi/reader
   turns=0
-  until [ -e /run/coi/held ]; do
+  until [ -e /dev/coi/held ]; do
     [ $turns -lt $(($1*50)) ] || exit 75
     sleep 0.02
     turns=$((turns+1))
   done
 }
 power_off() {
-  [ -s /run/coi/holder ] && read -r pid </run/coi/holder && kill -0 "$pid" 2>/dev/null || exit 75
+  [ -s /dev/coi/holder ] && read -r pid </dev/coi/holder && kill -0 "$pid" 2>/dev/null || exit 75
   trap '' TERM HUP
-  echo yes >/run/coi/attended
+  echo yes >/dev/coi/attended
   systemctl --no-block poweroff 2>/dev/null || exit 75
 }
 """
 
 # For an attach, as the session's user, and for a save after it.
-ATTENDED = "{ echo yes >/run/coi/attended; } 2>/dev/null\n"
-LEFT = "[ ! -s /run/coi/attended ] || : >/run/coi/attended\n"
+ATTENDED = "{ echo yes >/dev/coi/attended; } 2>/dev/null\n"
+LEFT = "[ ! -s /dev/coi/attended ] || : >/dev/coi/attended\n"
 
-_RELEASE = "echo $$ >/run/coi/released\n"
+_RELEASE = "echo $$ >/dev/coi/released\n"
 
 
 def held(uid: int, command: Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ def test_without_it_the_session_is_saved_all_the_same(host: Host) -> None:
     name = host.instance()
     ask(screen, "remember CODE-PLUM")
     _booted(name)
-    _as_root(name, 'kill -KILL "$(cat /run/coi/holder)"')
+    _as_root(name, 'kill -KILL "$(cat /dev/coi/holder)"')
     power_off(screen)
     screen.ended()
     assert "Container removed" in screen.log
@@ -89,7 +89,7 @@ def test_a_coi_that_was_killed_is_waited_for_a_while(host: Host) -> None:
     ask(screen, "remember CODE-PLUM")
     _booted(name)
     screen.close()
-    assert _as_root(name, "cat /run/coi/attended") == "yes\n"
+    assert _as_root(name, "cat /dev/coi/attended") == "yes\n"
     assert _seconds_to_stop(name) > _AT_ONCE
     wait_for(lambda: host.instances() == {name: "Stopped"}, what="the daemon has noticed")
     wait_for(lambda: host.coi("list").ok() and not host.instances(), what="the next coi to save it")
