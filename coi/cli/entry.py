@@ -33,7 +33,7 @@ def main() -> None:
     from coi.lazy import put_off
 
     with put_off(_SELDOM, _SELDOM_CALLED):
-        import typer  # noqa: F401
+        import typer  # noqa: F401 - its importers find it loaded
 
     from coi.cli.main import main as command_line
 

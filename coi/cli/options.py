@@ -162,6 +162,7 @@ class Command(TyperCommand):
             extra = getattr(error, "message", "")
             if bare and "unexpected extra argument" in extra:
                 word = extra.rpartition("(")[2].rstrip(").").split(" ")[0]
+                # Typer's own click has no types for what its errors carry.
                 error.message = f"{extra} - did you mean --resume={word}?"  # type: ignore[attr-defined]
             raise
 

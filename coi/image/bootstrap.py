@@ -299,6 +299,7 @@ def metadata_tar(base: DebianBase, *, now: float | None = None) -> bytes:
         for name, text in files.items():
             data = text.encode()
             entry = tarfile.TarInfo(name)
+            # The creation date is an int; the table that it is in has values of several types.
             entry.size, entry.mode, entry.mtime = len(data), 0o644, metadata["creation_date"]  # type: ignore[assignment]
             tar.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()

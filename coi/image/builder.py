@@ -213,6 +213,7 @@ class Builder:
             )
             image = self._step(titles[1], log, lambda: self._start(container, plan, source))
             for step in plan.steps(image):
+                # mypy has no type for a lambda with a default.
                 self._step(step.title, log, lambda step=step: container.run(step))  # type: ignore[misc]
             version = f"{plan.name}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
             properties = {

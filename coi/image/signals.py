@@ -53,6 +53,7 @@ def _handlers(handler: object) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # A handler that raises returns nothing, which the type of a handler has no room for.
     previous = [(number, signal.signal(number, handler)) for number in _SIGNALS]  # type: ignore[arg-type]
     try:
         yield

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 from coi.testing.host import Host
+from coi.testing.machine import incus, wait_for
 from coi.testing.screen import Screen
 
 PROMPT = r"^dummy> ?$"
@@ -43,6 +44,16 @@ def to_bash(screen: Screen) -> None:
     screen.line("exit")
     screen.expect(r"ended with exit code 0")
     screen.expect(r"\S*[$#] ?$")
+
+
+def booted(name: str, *, timeout: float = 60) -> None:
+    """Wait until the system inside has come up: before that it does not hear a stop."""
+    ask_it = ("exec", name, "-T", "--", "systemctl", "is-system-running", "--wait")
+    wait_for(
+        lambda: incus(*ask_it).out.strip() in ("running", "degraded"),
+        timeout=timeout,
+        what=f"{name} has booted",
+    )
 
 
 def power_off(screen: Screen) -> None:

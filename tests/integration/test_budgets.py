@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from bench.budgets import BUDGETS, faults
 from bench.counting import Counter
-from dummy import PROMPT, power_off
+from dummy import PROMPT, booted, power_off
 from piping import module_host
 
 from coi.testing.host import Host
-from coi.testing.machine import User, incus, wait_for
+from coi.testing.machine import User
 from coi.testing.screen import Screen
 
 FENCED = "--network=restricted"
@@ -62,11 +62,6 @@ def opened(world: Host, counter: Counter, name: str, *args: str) -> Screen:
     counter.stop(screen.pid)
     check(counter, name)
     return screen
-
-
-def booted(name: str) -> None:
-    ask = ("exec", name, "-T", "--", "systemctl", "is-system-running", "--wait")
-    wait_for(lambda: incus(*ask).out.strip() in ("running", "degraded"), what="it has booted")
 
 
 def test_what_needs_no_container(within: Within) -> None:

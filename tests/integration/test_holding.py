@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from dummy import ask, power_off, said, start
+from dummy import ask, booted, power_off, said, start
 
 from coi.incus.payload import Payload
 from coi.testing.host import Host
 from coi.testing.machine import incus, wait_for
+from coi.testing.screen import Screen
 
 _AT_ONCE = 4.0  # seconds: nothing was waited for; a shutdown that waits in vain takes 5 longer
 
@@ -19,9 +20,24 @@ def _as_root(name: str, script: str) -> str:
     return done.out
 
 
-def _booted(name: str) -> None:
-    ask_it = ("exec", name, "-T", "--", "systemctl", "is-system-running", "--wait")
-    wait_for(lambda: incus(*ask_it).out.strip() in ("running", "degraded"), what="it has booted")
+def _session(host: Host) -> Screen:
+    """Somebody at a session that has something to lose, its container booted."""
+    screen = start(host)
+    ask(screen, "remember CODE-PLUM")
+    booted(host.instance())
+    return screen
+
+
+def _kept(host: Host) -> None:
+    """What was said is saved, and the container is gone."""
+    host.settled()
+    (saved,) = host.saved()
+    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+
+
+def _next_coi(host: Host) -> None:
+    wait_for(lambda: host.instances() == {host.instance(): "Stopped"}, what="it has stopped")
+    wait_for(lambda: host.coi("list").ok() and not host.instances(), what="the next coi's save")
 
 
 def _seconds_to_stop(name: str) -> float:
@@ -35,25 +51,18 @@ def _seconds_to_stop(name: str) -> float:
 
 def test_without_it_the_session_is_saved_all_the_same(host: Host) -> None:
     """The container is started once more then, as for another init."""
-    screen = start(host)
+    screen = _session(host)
     name = host.instance()
-    ask(screen, "remember CODE-PLUM")
-    _booted(name)
     _as_root(name, 'kill -KILL "$(cat /dev/coi/holder)"')
     power_off(screen)
     screen.ended()
     assert "Container removed" in screen.log
-    host.settled()
-    (saved,) = host.saved()
-    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+    _kept(host)
 
 
 def test_what_is_written_at_the_last_moment_is_saved(host: Host) -> None:
     """A process that takes its time when it is told to end."""
-    screen = start(host)
-    name = host.instance()
-    ask(screen, "remember CODE-PLUM")
-    _booted(name)
+    screen = _session(host)
     slow = (
         'trap "sleep 1; echo at last >>~/.dummy/late.log; exit" TERM; while :; do sleep 0.1; done'
     )
@@ -69,40 +78,30 @@ def test_what_is_written_at_the_last_moment_is_saved(host: Host) -> None:
 
 
 def test_nobody_attached_is_not_waited_for(host: Host) -> None:
-    screen = start(host)
+    screen = _session(host)
     name = host.instance()
-    ask(screen, "remember CODE-PLUM")
-    _booted(name)
     screen.detach()
     screen.ended()
     assert _seconds_to_stop(name) < _AT_ONCE
-    wait_for(lambda: host.instances() == {name: "Stopped"}, what="the daemon has noticed")
-    wait_for(lambda: host.coi("list").ok() and not host.instances(), what="the next coi to save it")
-    (saved,) = host.saved()
-    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+    _next_coi(host)
+    _kept(host)
 
 
 def test_a_coi_that_was_killed_is_waited_for_a_while(host: Host) -> None:
     """The control of the one before; nothing is lost by it."""
-    screen = start(host)
+    screen = _session(host)
     name = host.instance()
-    ask(screen, "remember CODE-PLUM")
-    _booted(name)
     screen.close()
     assert _as_root(name, "cat /dev/coi/attended") == "yes\n"
     assert _seconds_to_stop(name) > _AT_ONCE
-    wait_for(lambda: host.instances() == {name: "Stopped"}, what="the daemon has noticed")
-    wait_for(lambda: host.coi("list").ok() and not host.instances(), what="the next coi to save it")
-    (saved,) = host.saved()
-    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+    _next_coi(host)
+    _kept(host)
 
 
 def test_a_container_that_says_so_and_goes_on_is_ended(host: Host) -> None:
     """Its own programs tell that it is powering off, and it is not."""
-    screen = start(host)
+    screen = _session(host)
     name = host.instance()
-    ask(screen, "remember CODE-PLUM")
-    _booted(name)
     lie = "#!/bin/bash\\ncase $* in *patience*) tar -c -f - -T /dev/null; exit 77;; esac\\n"
     _as_root(
         name,
@@ -118,14 +117,9 @@ def test_a_container_that_says_so_and_goes_on_is_ended(host: Host) -> None:
 
 def test_a_reboot_is_not_held(host: Host) -> None:
     """What is started again is not told that it goes."""
-    screen = start(host)
-    name = host.instance()
-    ask(screen, "remember CODE-PLUM")
-    _booted(name)
+    screen = _session(host)
     screen.line("exit")
     screen.expect(r"\S*[$#] ?$")
     screen.line("sudo reboot")
     screen.ended()
-    host.settled()
-    (saved,) = host.saved()
-    assert said(host.state_file(saved["id"])) == "remember CODE-PLUM\n"
+    _kept(host)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
-from recordings import Played
+from recordings import AtOnce
 
-from coi.incus.process import Completed, Process, Runner, Running
+from coi.incus.process import Completed, Process
 
 LOG = ".dummy/log"  # what the tool of these sessions writes: a line for each thing said
 
@@ -61,7 +61,7 @@ class Ended(Process):
         return self._code
 
 
-class Daemon(Runner):
+class Daemon(AtOnce):
     """An ``incus`` and its daemon.
 
     Args:
@@ -99,15 +99,6 @@ class Daemon(Runner):
         done = self._do(list(args))
         self.write()
         return done
-
-    def begin(
-        self,
-        args: Sequence[str],
-        *,
-        stdin: bytes | int | None = None,
-        cwd: Path | None = None,
-    ) -> Running:
-        return Played(self.run(args, stdin=stdin, cwd=cwd))
 
     def spawn(
         self,

@@ -46,7 +46,20 @@ class Played(Running):
         return self._done
 
 
-class Player(Runner):
+class AtOnce(Runner):
+    """Begins nothing that :meth:`run` does not end."""
+
+    def begin(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: bytes | int | None = None,
+        cwd: Path | None = None,
+    ) -> Running:
+        return Played(self.run(args, stdin=stdin, cwd=cwd))
+
+
+class Player(AtOnce):
     """Answers with recordings, in order; each call must be the recorded one."""
 
     def __init__(self, *names: str) -> None:
@@ -65,15 +78,6 @@ class Player(Runner):
         assert ("incus", *args) == recording.argv
         self.calls.append(("incus", *args))
         return recording.completed
-
-    def begin(
-        self,
-        args: Sequence[str],
-        *,
-        stdin: bytes | int | None = None,
-        cwd: Path | None = None,
-    ) -> Running:
-        return Played(self.run(args, stdin=stdin, cwd=cwd))
 
 
 def player(*names: str) -> Client:

@@ -20,6 +20,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import IO, Any
 
+from dummy import booted
+
 from bench.counting import Counter, Taken
 from coi.incus.errors import NOT_ENTERED
 from coi.records import record
@@ -175,12 +177,7 @@ class Stage:
 
     def booted(self, name: str) -> None:
         """Wait until the system inside has come up: before that it does not hear a stop."""
-        ask = ("exec", name, "-T", "--", "systemctl", "is-system-running", "--wait")
-        wait_for(
-            lambda: incus(*ask).out.strip() in ("running", "degraded"),
-            timeout=120,
-            what=f"{name} has booted",
-        )
+        booted(name, timeout=120)
 
     def room(self, size: int) -> None:
         """Wait until the pool and the disk have twice that many bytes left, and 2 GiB.
