@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from recordings import AtOnce
 
 from coi.incus.process import Completed, Process
+from coi.session.inside import STOPPING, Saving
 
 LOG = ".dummy/log"  # what the tool of these sessions writes: a line for each thing said
 
@@ -39,6 +40,11 @@ class Box:
     ephemeral: bool = False
     created: str = ""
     log: list[str] = field(default_factory=list)
+
+    @property
+    def reaches_workspace(self) -> bool:
+        """Whether it is mounted."""
+        return self.devices.get("workspace", {}).get("type") == "disk"
 
     def row(self) -> dict[str, Any]:
         """As ``GET /1.0/instances?recursion=1`` has it."""
@@ -189,6 +195,8 @@ class Daemon(AtOnce):
         if not box.running:
             return _said("Error: Instance is not running")
         assert command[:2] == ["sh", "-c"], command  # the state is read; nothing else is done here
+        if Saving.ENDING.value in command:  # nothing inside keeps a shutdown waiting
+            return Completed(("incus", "exec"), STOPPING, b"", b"")
         return Completed(("incus", "exec"), 0, archive(box.log), b"")
 
 

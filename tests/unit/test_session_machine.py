@@ -205,10 +205,11 @@ class Sessions(RuleBasedStateMachine):
         self.pick(data, self.boxes(running=True)).log.append(f"line {self.said}")
         self.daemon.write()
 
-    @precondition(lambda self: self.boxes(running=True))
+    @precondition(lambda self: any(box.reaches_workspace for box in self.boxes(running=True)))
     @rule()
     def attack(self) -> None:
-        """Root inside has taken the mounts away and writes what git of the host obeys."""
+        """From one that has the workspace, which one has not that is started again to be saved.
+        Root inside has taken the mounts away and writes what git of the host obeys."""
         self.evil.append(f"[core]\n\tfsmonitor = evil{len(self.evil)}\n")
         (self.work / ".git/config").write_text(self.evil[-1])
 
