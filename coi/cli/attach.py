@@ -47,7 +47,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     if name is None and context.slot:
         name = instance_name(engine.prefix, absolute(context.workspace), context.slot)
     rows = asked()
-    gone = recover(engine, rows)
+    gone = recover(engine, rows).gone
     rows = [row for row in rows if row.name not in gone]
     active = [row for row in rows if row.running and is_session(row) and engine.attends(row)]
     if name is not None:

@@ -21,7 +21,7 @@ def clean(
     sessions: Annotated[bool, typer.Option("--sessions", help="Saved sessions too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Do not ask.")] = False,
 ) -> None:
-    """Remove stopped and half-made containers, networks that nobody uses, stale locks.
+    """Remove stopped and half-made containers, half saves, unused networks, stale locks.
 
     A stopped container's session is saved before it goes. Warm containers go that are
     of no use any more.

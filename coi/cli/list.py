@@ -45,7 +45,7 @@ def collect(context: Context, *, saved: bool) -> tuple[dict[str, Any], int]:
     from coi.session.recover import recover
 
     rows = asked()
-    gone = recover(engine, rows)
+    gone = recover(engine, rows).gone
     active = [
         {
             "name": row.name,

@@ -92,7 +92,7 @@ def load(engine: Engine, session: Session, request: StartRequest) -> Load:
         engine.report(notice)
     files = [(file.path, file.data, file.mode) for file in prepared.files]
     files += inside.files_for(
-        session.id,
+        session.mark,
         {"IS_SANDBOX": "1", **prepared.environment, **given},
         None if request.debug else prepared.command,
         attended=not request.prompt,
@@ -109,19 +109,16 @@ def binary_of(engine: Engine, tool: Tool) -> str:
 def begin(engine: Engine, session: Session, request: StartRequest, loaded: Load) -> Starting:
     """Send in what the tool needs and start it; the caller waits for the result."""
     columns, lines = request.size
-    mark = inside.new_mark()
     if request.tmux:
         name = tmux_session(session.instance)
-        command = inside.start_tmux(session.user, name, columns, lines, mark)
+        command = inside.start_tmux(session.user, name, columns, lines, session.start)
     else:
         command = inside.unpack(session.user)
     command = with_hosts(session.hosts, *command)
     if session.created:  # Docker's own interfaces may come with one that is restarted
         command = session.ground.alone(command)
     args = engine.instances.exec_args(session.instance, command, cwd="/")
-    return Starting(
-        lambda errors: _spawn_fed(engine, args, loaded.state, loaded.packed, errors), mark
-    )
+    return Starting(lambda errors: _spawn_fed(engine, args, loaded.state, loaded.packed, errors))
 
 
 def no_tool(engine: Engine, session: Session) -> NotFoundError:
@@ -193,16 +190,14 @@ class Starting:
     Args:
         spawn: begins it, its standard error going to the given descriptor. It is
             begun anew where the daemon could not enter the container.
-        mark: what an attach waits for.
 
     Attributes:
         succeeded: the tool runs.
         then: called then.
     """
 
-    def __init__(self, spawn: Callable[[int], Process], mark: str) -> None:
+    def __init__(self, spawn: Callable[[int], Process]) -> None:
         self._spawn = spawn
-        self.mark = mark
         self._begin()
         self.succeeded = False
         self.then: Callable[[], object] = lambda: None

@@ -7,28 +7,31 @@ tmux (coi.session.begin), and attach (coi.session.attach).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from coi.errors import CoiError, NotFoundError, RefusedError
+from coi.errors import CoiError
 from coi.incus.errors import AlreadyExistsError
 from coi.session import guard, making
 from coi.session.body import instance_body, with_workspace
-from coi.session.model import Session, from_instance, identity, is_headless, is_session, number
-from coi.session.naming import instance_name, new_session_id, workspace_id
+from coi.session.model import Session, from_instance, identity, is_headless, number
+from coi.session.naming import instance_name, new_session_id, new_start, workspace_id
 from coi.session.network import agree, on_ground
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
     from coi.session.model import Engine, StartRequest
+    from coi.session.recover import Recovered
     from coi.session.store import SavedSession
     from coi.session.undo import Undo
     from coi.session.warm import Seen
 
 _OURS = ("mount", "port", "guard")  # how the names of devices of a start begin
-_RESUME_WAIT = 60.0  # seconds that another coi has to claim what it resumes
+_RESUME_WAIT = 60.0  # seconds that another coi has to claim what it resumes, or to save it
+_RESUME_LOOK = 0.5  # seconds between two looks at what becomes of it
 
 
 Meanwhile = Callable[["Session"], object]
@@ -81,15 +84,20 @@ def _claim_certain(
     engine: Engine, request: StartRequest, undo: Undo, meanwhile: Meanwhile
 ) -> Session:
     """A certain slot, session or container."""
-    seen = making.look(engine, request.image)
-    rows = _listed(engine, seen=seen)
-    running, saved = _resume_target(engine, request, rows)
+    from coi.session import resume
+
+    seen, rows, done = _settled(engine, request)
+    running, saved = resume.target(engine, request, rows)
+    for row in rows:
+        if saved and row.name in done.unsaved and row.coi("session-id") == saved.id:
+            raise resume.unsaved(row)
     if running is not None and (request.prompt or is_headless(running)):
-        raise _busy(running)
+        raise resume.busy(running)
+    kept = resume.kept(engine, request, rows) if request.persistent else []
     if running is not None:
         engine.report(f"Session {running.coi('session-id')} is still running in {running.name}")
-    elif request.slot and request.persistent:
-        running = next((row for row in _kept(engine, request, rows) if row.running), None)
+    elif request.slot and request.resume is None:
+        running = next((row for row in kept if row.running), None)
     if running is not None:
         agree(running, request.network, engine.report)
         request.limits.agree(running, engine.report)
@@ -99,16 +107,49 @@ def _claim_certain(
     return on_ground(
         request.network,
         lambda made: _claim(
-            engine, replace(request, ground=made), undo, rows, seen, saved, meanwhile
+            engine,
+            replace(request, ground=made),
+            undo,
+            {row.name for row in rows},
+            [row for row in kept if row.stopped and row.name not in done.unsaved],
+            seen,
+            saved,
+            meanwhile,
         ),
     )
+
+
+def _settled(
+    engine: Engine, request: StartRequest
+) -> tuple[Seen | None, list[Instance], Recovered]:
+    """What there is, once no other coi is about to save what is to be resumed."""
+    from coi.session import resume
+
+    deadline = time.monotonic() + _RESUME_WAIT
+    while True:
+        seen = making.look(engine, request.image)
+        rows, done = _recovered(engine, seen=seen)
+        name = resume.awaited(engine, request, rows, done.busy)
+        if name is None:
+            return seen, rows, done
+        lock, left = engine.lock(name), deadline - time.monotonic()
+        try:
+            lock.acquire(min(left, _RESUME_LOOK))
+        except CoiError:
+            if left < _RESUME_LOOK:
+                raise
+        else:
+            lock.release()
+            if engine.instances.find(name) is None:
+                lock.discard()
 
 
 def _claim(
     engine: Engine,
     request: StartRequest,
     undo: Undo,
-    rows: list[Instance],
+    taken: set[str],
+    kept: list[Instance],
     seen: Seen | None,
     saved: SavedSession | None,
     meanwhile: Meanwhile,
@@ -117,26 +158,10 @@ def _claim(
     session_id = saved.id if saved else new_session_id()
     if saved and saved.tool != request.tool.name:
         request = replace(request, tool=engine.tool(saved.tool))
-    if request.persistent:
-        reused = _reuse(engine, request, undo, rows, session_id, saved, meanwhile)
-        if reused is not None:
-            return reused
-    taken = {row.name for row in rows}
+    reused = _reuse(engine, request, undo, kept, session_id, saved, meanwhile)
+    if reused is not None:
+        return reused
     return _claim_new(engine, request, undo, session_id, saved, taken, seen, meanwhile)
-
-
-def _busy(row: Instance) -> RefusedError:
-    """The error for a session that nobody else can go on with now."""
-    name, session_id = row.name, row.coi("session-id")
-    if is_headless(row):
-        return RefusedError(
-            f"session {session_id} is at work on a prompt in {name}",
-            hint=f"coi list shows when it has ended; coi kill {name} ends it, unsaved",
-        )
-    return RefusedError(
-        f"session {session_id} is still running in {name}",
-        hint=f"coi attach {name}, or: coi tmux send {name} 'TEXT'",
-    )
 
 
 def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Meanwhile) -> Session:
@@ -244,84 +269,33 @@ def _made(
 
 def _listed(engine: Engine, *, but: str = "", seen: Seen | None = None) -> list[Instance]:
     """All instances, once the sessions that nobody attends to are recovered."""
+    return _recovered(engine, but=but, seen=seen)[0]
+
+
+def _recovered(
+    engine: Engine, *, but: str = "", seen: Seen | None = None
+) -> tuple[list[Instance], Recovered]:
+    """The same, and what has come of the others."""
     from coi.session.recover import recover
 
     rows = [r for r in (seen.rows if seen else engine.instances.all()) if r.name != but]
-    gone = recover(engine, rows)
-    return [row for row in rows if row.name not in gone]
-
-
-def _resume_target(
-    engine: Engine, request: StartRequest, rows: list[Instance]
-) -> tuple[Instance | None, SavedSession | None]:
-    """What ``--resume`` means: a session that still runs, or a saved one."""
-    if request.resume is None:
-        return None, None
-    own = [
-        row
-        for row in rows
-        if is_session(row)
-        and engine.attends(row)
-        and row.coi("workspace") == str(request.workspace.path)
-    ]
-    store = engine.store
-    if request.resume:
-        for row in own:
-            if row.running and row.coi("session-id") == request.resume:
-                return row, None
-        saved = store.find(request.resume)
-        if saved.workspace != str(request.workspace.path):
-            raise RefusedError(
-                f"session {saved.id} belongs to another workspace",
-                details=f"it was saved from {saved.workspace}",
-                hint=f"coi shell -w {saved.workspace} --resume={saved.id}",
-            )
-        return None, saved
-    latest = store.latest(request.workspace.path, tool=request.tool.name)
-    active = [row for row in own if row.running and row.coi("tool") == request.tool.name]
-    for row in active:
-        if latest and row.coi("session-id") == latest.id:
-            return row, None
-    attended = (row for row in active if not is_headless(row))
-    unsaved = max(attended, key=lambda row: row.started_at, default=None)
-    if unsaved and (latest is None or unsaved.started_at > latest.saved_at):
-        return unsaved, None
-    if latest is None:
-        raise NotFoundError(
-            f"no saved {request.tool.name} session of this workspace",
-            details=str(request.workspace.path),
-            hint="coi shell starts one; coi list --all shows all",
-        )
-    return None, latest
-
-
-def _kept(engine: Engine, request: StartRequest, rows: list[Instance]) -> list[Instance]:
-    """The persistent instances of this workspace and slot, the lowest slot first."""
-    found = [
-        row
-        for row in rows
-        if is_session(row)
-        and engine.attends(row)
-        and row.coi("persistent") == "true"
-        and row.coi("workspace") == str(request.workspace.path)
-        and (not request.slot or row.coi("slot") == str(request.slot))
-    ]
-    return sorted(found, key=lambda row: number(row, "slot"))
+    done = recover(engine, rows)
+    return [row for row in rows if row.name not in done.gone], done
 
 
 def _reuse(
     engine: Engine,
     request: StartRequest,
     undo: Undo,
-    rows: list[Instance],
+    kept: list[Instance],
     session_id: str,
     saved: SavedSession | None,
     meanwhile: Meanwhile,
 ) -> Session | None:
-    """The stopped persistent instance of this workspace and slot, running, if there is one."""
-    for row in _kept(engine, request, rows):
+    """The first kept instance that nobody else has, running, if there is one."""
+    for row in kept:
         lock = engine.lock(row.name)
-        if not row.stopped or not lock.try_acquire():
+        if not lock.try_acquire():
             continue
         session = _session(
             engine, request, session_id, saved, number(row, "slot"), lock, name=row.name
@@ -382,6 +356,7 @@ def _session(
         ground=request.ground,
         hosts=request.ground.hosts,
         headless=bool(request.prompt),
+        start=new_start(),
     )
 
 

@@ -7,7 +7,6 @@ a user gave is in them: values travel in the tar stream on standard input.
 from __future__ import annotations
 
 import io
-import os
 import shlex
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,7 +84,7 @@ exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- \
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 """
 
-# The last file of the stream is the session's id (files_for): where it is, all is.
+# The last file of the stream is the mark of the start (files_for): where it is, all is.
 UNPACK = r"""
 umask 077
 cd "$HOME" || exit 93
@@ -141,10 +140,10 @@ exec tmux attach-session -t "=$1"
 """
 )
 
-# Arguments: home, session id, maximum file size in KiB, a value of Saving, seconds that a
+# Arguments: home, mark of the start, maximum file size in KiB, a value of Saving, seconds that a
 # shutdown may take until all have ended, then the state's paths. Writes a tar, if the home is
-# that session's: where a start was cut off it is empty, half of it, or that of an earlier
-# session. Where it is the last one nothing runs beside it, whatever it was forked from: kill(2)
+# that start's: where it was cut off it is empty, half of it, or that of an earlier
+# one. Where it is the last one nothing runs beside it, whatever it was forked from: kill(2)
 # with -1 spares init and the caller alone. Of a container that is powering off it is the last
 # one, too, if that waits for it: exit code 77.
 _SAVE = (
@@ -152,8 +151,8 @@ _SAVE = (
     + WAIT
     + r"""
 set -u
-home=$1 id=$2 limit=$3 how=$4 patience=$5 end=0; shift 5
-begun() { [ -f .coi/session ] && read -r is <.coi/session && [ "$is" = "$id" ]; }
+home=$1 mark=$2 limit=$3 how=$4 patience=$5 end=0; shift 5
+begun() { [ -f .coi/session ] && read -r is <.coi/session && [ "$is" = "$mark" ]; }
 cd "$home" || exit 91
 if stopping; then
   begun || exit 75
@@ -211,15 +210,10 @@ def start_tmux(user: SessionUser, session: str, columns: int, lines: int, mark: 
     """Unpack standard input into the home and start the tmux session.
 
     Args:
-        mark: of this start (:func:`new_mark`), for :func:`attach`.
+        mark: of this start, for :func:`attach`.
     """
     command = become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines), mark)
     return held(user.uid, command)
-
-
-def new_mark() -> str:
-    """What tells one start from those before it in the same container."""
-    return os.urandom(4).hex()
 
 
 def unpack(user: SessionUser) -> list[str]:
@@ -239,7 +233,7 @@ def attach(session: str, *, mark: str = "", wait: float = 0.0) -> list[str]:
 
 def save(
     user: SessionUser,
-    session: str,
+    mark: str,
     roots: Sequence[str],
     *,
     max_file: int,
@@ -249,10 +243,10 @@ def save(
     """Write a tar of the state to standard output, for an exec as root.
 
     Args:
-        session: its id; the home must have been made ready for it.
+        mark: of the start that the home must have been made ready for.
         patience: seconds that a shutdown may take until all inside have ended.
     """
-    words = [user.home, session, str(max_file >> 10), how.value, str(patience)]
+    words = [user.home, mark, str(max_file >> 10), how.value, str(patience)]
     return ["sh", "-c", _SAVE, "coi", *words, *roots]
 
 
@@ -300,7 +294,7 @@ def launcher(command: Sequence[str] | None, *, attended: bool = True) -> bytes:
 
 
 def files_for(
-    session: str,
+    mark: str,
     environment: Mapping[str, str],
     command: Sequence[str] | None,
     *,
@@ -309,12 +303,15 @@ def files_for(
     """coi's own files for the home: (path, content, mode).
 
     The last one, which is to be the last of all, tells whose home it is: ``.coi/session``.
+
+    Args:
+        mark: of this start (:attr:`coi.session.model.Session.mark`).
     """
     return [
         (f"{DIRECTORY}/env", environment_file(environment), 0o600),
         (f"{DIRECTORY}/tmux.conf", _TMUX_CONF.encode(), 0o600),
         (f"{DIRECTORY}/launch", launcher(command, attended=attended), 0o700),
-        (f"{DIRECTORY}/session", f"{session}\n".encode(), 0o600),
+        (f"{DIRECTORY}/session", f"{mark}\n".encode(), 0o600),
     ]
 
 

@@ -136,11 +136,12 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
     if is_session(row) and row.running and _power_off(engine, row, timeout):
         return
     if not _stop(engine, row, timeout):
-        guard.settle(engine, row.coi("session-id"), row.name)
+        _forget(engine, row)
         return
     if not is_session(row):
         with suppress(MissingError):  # an ephemeral one has deleted itself
             engine.instances.remove(row.name)
+        _forget(engine, row)
         return
     lock = engine.lock(row.name)
     lock.acquire(_OTHER)
@@ -161,6 +162,12 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
         outcome = finish_stopped(engine, session, keep=False)
     finally:
         lock.release(remove=outcome in (Outcome.GONE, Outcome.REMOVED))
+
+
+def _forget(engine: Engine, row: Instance) -> None:
+    """Of one that is no more nothing is left."""
+    guard.settle(engine, row.coi("session-id") or row.name, row.name)
+    engine.lock(row.name).discard()
 
 
 def _power_off(engine: Engine, row: Instance, timeout: int) -> bool:
@@ -227,7 +234,7 @@ class Leftover:
     """Something to clean.
 
     Attributes:
-        kind: ``container``, ``lock`` or ``session``.
+        kind: ``container``, ``lock``, ``save`` or ``session``.
         name: of it.
         why: for people.
     """
@@ -287,6 +294,7 @@ def leftovers(
             if lock.try_acquire():
                 lock.release()
                 result.append(Leftover("lock", path.stem, "its container is gone"))
+    result += [Leftover("save", path.name, "cut off") for path in engine.store.torn()]
     if sessions or everything:
         result += [
             Leftover("session", saved.id, f"saved {saved.saved_at}")
@@ -308,6 +316,11 @@ def clean(engine: Engine, item: Leftover) -> None:
     """
     if item.kind == "session":
         engine.store.delete(engine.store.find(item.name))
+        return
+    if item.kind == "save":
+        for directory in engine.store.torn():
+            if directory.name == item.name:
+                engine.store.sweep(directory)
         return
     lock = engine.lock(item.name)
     if not lock.try_acquire():

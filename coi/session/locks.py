@@ -87,6 +87,11 @@ class Lock:
         os.close(self._fd)
         self._fd = None
 
+    def discard(self) -> None:
+        """Take its file away, unless somebody else holds it: what it was for is no more."""
+        if self.path.exists() and self.try_acquire():
+            self.release(remove=True)
+
     def write(self, note: str) -> None:
         """Write the note; '' takes it away. Only who holds the lock does."""
         if self._fd is None:

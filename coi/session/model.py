@@ -130,6 +130,8 @@ class Session:
         ground: what this coi made it on.
         hosts: lines for /etc/hosts inside; None leaves it alone.
         headless: the tool answers a prompt, and the session ends with it.
+        start: what tells this start of it from those before; '' of a container that an
+            earlier coi made.
     """
 
     id: str
@@ -147,6 +149,16 @@ class Session:
     ground: Ground = field(default_factory=Ground)
     hosts: tuple[str, ...] | None = None
     headless: bool = False
+    start: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What is noted in the home inside once all is there that it needs.
+
+        The id alone does not tell: a container that was kept may have begun with the same
+        session before, and hold what is older than what was saved since from another one.
+        """
+        return f"{self.id} {self.start}".strip()
 
     def starts(self) -> None:
         """From here until :meth:`begins` its start has not come to its end."""
@@ -177,6 +189,7 @@ def identity(session: Session) -> dict[str, str]:
         "locks": place_of(session.lock.path.parent),
         "version": __version__,
         "state": "session",
+        "start": session.start,
     }
     if session.headless:
         values["headless"] = "true"
@@ -223,4 +236,5 @@ def from_instance(engine: Engine, row: Instance, *, attached: bool) -> Session:
         lock=engine.lock(row.name),
         attached=attached,
         headless=row.coi("headless") == "true",
+        start=row.coi("start"),
     )

@@ -52,6 +52,16 @@ def new_session_id() -> str:
     return Path("/proc/sys/kernel/random/uuid").read_text(encoding="ascii").strip()
 
 
+def new_start() -> str:
+    """What tells one start of a container from those before it."""
+    return os.urandom(4).hex()
+
+
+def is_session_id(value: str) -> bool:
+    """Whether it has the form of a session id, in lower case."""
+    return _UUID.fullmatch(value) is not None
+
+
 def check_session_id(value: str) -> str:
     """``value`` in lower case, when it has the form of a session id.
 
@@ -59,7 +69,7 @@ def check_session_id(value: str) -> str:
         UsageError: it has not; a path such as ``../x`` never gets further.
     """
     lowered = value.strip().lower()
-    if not _UUID.fullmatch(lowered):
+    if not is_session_id(lowered):
         raise UsageError(
             f"not a session id: {value!r}", hint="coi list --all shows the saved sessions"
         )

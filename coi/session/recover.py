@@ -7,7 +7,7 @@ prompt, or whose start was cut off.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from coi.errors import CoiError
 from coi.incus.errors import MissingError
@@ -28,20 +28,33 @@ if TYPE_CHECKING:
     from coi.incus.instances import Instance
 
 
-def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = ()) -> set[str]:
+class Recovered(NamedTuple):
+    """What has come of it.
+
+    Attributes:
+        gone: the names of the instances that are no more.
+        unsaved: the names of those that are kept because they could not be saved.
+        busy: the names of those that another coi is at, or will be.
+    """
+
+    gone: set[str]
+    unsaved: set[str]
+    busy: set[str]
+
+
+def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = ()) -> Recovered:
     """Finish the sessions whose coi is gone and whose instance has stopped, and go on
     with keeping the rules of network policies right.
 
     Args:
         rows: all instances, as listed a moment ago.
         but: the names of those that are left alone.
-
-    Returns:
-        the names of the instances that are no more.
     """
     rows = list(rows)
     watch(engine.home, rows)
     gone: set[str] = set()
+    unsaved: set[str] = set()
+    busy: set[str] = set()
     for row in rows:
         if row.name in but:
             continue
@@ -68,6 +81,7 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
         removed = False
         try:
             if not lock.try_acquire():
+                busy.add(row.name)
                 continue
             if row.stopped or deserted(engine, row):  # it may have begun, and been left, meanwhile
                 removed = _recover(engine, row)
@@ -75,6 +89,7 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
             removed = True  # somebody else was faster
         except CoiError as error:
             engine.report(f"Could not recover {row.name}: {error.brief}; it is kept")
+            unsaved.add(row.name)
         finally:
             lock.release(remove=removed)
         if removed:
@@ -83,7 +98,7 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
         from coi.session import guard
 
         guard.sweep(engine, [row for row in rows if row.name not in gone], but=but)
-    return gone
+    return Recovered(gone, unsaved, busy)
 
 
 def deserted(engine: Engine, row: Instance) -> bool:

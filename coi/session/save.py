@@ -122,7 +122,7 @@ def _read_state(
     args = engine.instances.exec_args(
         session.instance,
         inside.save(
-            session.user, session.id, tool.state, max_file=MAX_FILE, how=how, patience=patience
+            session.user, session.mark, tool.state, max_file=MAX_FILE, how=how, patience=patience
         ),
         cwd="/",
     )

@@ -3,11 +3,15 @@
 A session's directory holds ``metadata.json`` and the state file it names.
 A save writes the new state beside the old one, fsyncs it, and commits by
 renaming the metadata; only then the old state goes. Whatever happens in
-between, the metadata names a complete state.
+between, the metadata names a complete state. A save under way holds the lock
+(flock) of its state file: what nobody holds and no metadata names is of one
+that was cut off.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -20,11 +24,13 @@ from typing import IO, Any
 from coi.errors import CoiError, NotFoundError
 from coi.files import make_private, sync_directory, write_beside
 from coi.records import path_text, record, texts, typed
-from coi.session.naming import check_session_id
+from coi.session.naming import check_session_id, is_session_id
 
 FORMAT = 1
 _TOOL = re.compile(r"[a-z][a-z0-9-]{0,39}")
 METADATA = "metadata.json"
+_STATE = re.compile(r"state-[0-9a-f]+\.tar")
+_TRIES = 10  # of a save to begin whose directory is being swept away
 _KINDS = {
     **dict.fromkeys(
         ("id", "tool", "workspace", "container", "saved_at", "state", "image", "version"), str
@@ -99,7 +105,7 @@ class SavedSession:
         path_text(saved.workspace)
         if (saved.id, f"sessions-{saved.tool}") != (path.name, path.parent.name):
             raise ValueError("another session's")
-        if saved.state and not re.fullmatch(r"state-[0-9a-f]+\.tar", saved.state):
+        if saved.state and not _STATE.fullmatch(saved.state):
             raise ValueError("the state's name is not one that coi gives")
         return saved
 
@@ -165,11 +171,36 @@ class Store:
         """Remove a saved session: its metadata first, so that no half of it is found."""
         try:
             (saved.path / METADATA).unlink(missing_ok=True)
-            for file in _leftovers(saved.path, but=""):
-                file.unlink(missing_ok=True)
+            self.sweep(saved.path)
             saved.path.rmdir()
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise CoiError(f"cannot remove session {saved.id}", details=str(error)) from error
+
+    def torn(self) -> list[Path]:
+        """The directories in which saves that were cut off have left something."""
+        return [
+            directory
+            for directory in sorted(self.home.glob("sessions-*/*"))
+            if is_session_id(directory.name) and next(_torn(directory), None) is not None
+        ]
+
+    def sweep(self, directory: Path, *, mine: str = "") -> None:
+        """Take that away, and with it a directory that holds nothing else.
+
+        Args:
+            mine: the name of the caller's own state file.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        for path in _torn(directory, mine=mine):
+            if path == directory:
+                with suppress(FileNotFoundError):
+                    path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self, tool: str, session_id: str) -> Iterator[Pending]:
@@ -180,9 +211,7 @@ class Store:
         """
         directory = self.directory(tool, session_id)
         try:
-            make_private(directory)
-            name = f"state-{os.urandom(8).hex()}.tar"
-            fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            name, fd = _new_state(directory)
         except OSError as error:
             raise _disk_error(error) from error
         pending = Pending(self, directory, name, os.fdopen(fd, "wb"))
@@ -224,8 +253,7 @@ class Pending:
             raise
         self._committed = True
         sync_directory(self.directory)
-        for old in _leftovers(self.directory, but=self.name):
-            old.unlink(missing_ok=True)
+        self._store.sweep(self.directory, mine=self.name)
         return saved
 
     def close(self) -> None:
@@ -246,14 +274,69 @@ def _read(metadata: Path) -> SavedSession | None:
         return None
 
 
-def _leftovers(directory: Path, *, but: str) -> list[Path]:
-    """State files, those of interrupted saves included, except the one named ``but``."""
-    return [
-        path
-        for pattern in ("state-*.tar", f".{METADATA}.*")
-        for path in directory.glob(pattern)
-        if path.name != but
-    ]
+def _new_state(directory: Path) -> tuple[str, int]:
+    """A new state file, open for writing and locked: its name and descriptor."""
+    for _ in range(_TRIES):
+        make_private(directory)
+        name = f"state-{os.urandom(8).hex()}.tar"
+        with suppress(FileNotFoundError):
+            fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return name, fd
+            os.close(fd)  # swept away before it was locked
+    raise FileNotFoundError(errno.ENOENT, "taken away again and again", str(directory))
+
+
+def _torn(directory: Path, *, mine: str = "") -> Iterator[Path]:
+    """What saves that were cut off have left in a session's directory, each while nobody can
+    begin to write it; last the directory itself, where nothing else is in it."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return
+    beside = [name for name in names if name.startswith(f".{METADATA}.")]
+    states = [name for name in names if _STATE.fullmatch(name) and name != mine]
+    rest = set(names) - {*beside, *states}
+    for name in states:
+        with _unlocked(directory / name) as free:
+            if not free:
+                return
+            if _is_named(directory, name):
+                rest.add(name)
+            else:
+                yield directory / name
+    # A save that was under way when they were listed has put them in place, or its state file
+    # was found locked.
+    yield from (directory / name for name in beside)
+    if not rest:
+        yield directory
+
+
+@contextmanager
+def _unlocked(path: Path) -> Iterator[bool]:
+    """Hold the lock of a state file; False where a save has it, or the file is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def _is_named(directory: Path, name: str) -> bool:
+    """Whether the metadata names a state file, or may do so: it cannot be read."""
+    metadata = directory / METADATA
+    saved = _read(metadata)
+    return saved.state == name if saved else os.path.lexists(metadata)
 
 
 def _disk_error(error: OSError) -> CoiError:

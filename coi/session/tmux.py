@@ -76,7 +76,7 @@ def sessions(engine: Engine) -> list[Found]:
     from coi.session.recover import recover
 
     listed = engine.instances.all()
-    gone = recover(engine, listed)
+    gone = recover(engine, listed).gone
     rows = [
         row
         for row in listed

@@ -278,6 +278,32 @@ def test_coi_killed_in_mid_session(host: Host) -> None:
     last.end()
 
 
+def test_a_resume_waits_for_the_coi_that_has_not_saved_yet(host: Host) -> None:
+    """It would go on with what that one saved before."""
+    screen = start(host)
+    ask(screen, "remember CODE-PLUM")
+    screen.detach()
+    screen.end()
+    (saved,) = host.saved()
+    screen = host.screen("attach")
+    screen.expect("you said: remember CODE-PLUM")
+    ask(screen, "and CODE-PEAR")
+    screen.child.kill(signal.SIGSTOP)
+    incus("stop", "--force", host.instance()).ok()
+    resumed = host.screen("shell", f"--resume={saved['id']}")
+    with pytest.raises(AssertionError):
+        resumed.expect_log("Setting up", timeout=2)
+    assert host.instances() == {host.instance(): "Stopped"}
+    screen.child.kill(signal.SIGCONT)
+    resumed.expect(PROMPT)
+    screen.ended()
+    assert "Session data saved" in screen.log
+    assert codes(resumed) == ["CODE-PLUM", "CODE-PEAR"]
+    power_off(resumed)
+    resumed.end()
+    host.settled()
+
+
 @pytest.mark.parametrize("how", ["inside", "outside"])
 def test_coi_killed_and_the_instance_stopped(host: Host, how: str) -> None:
     screen = start(host)

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from recordings import AtOnce
 
 from coi.incus.process import Completed, Process
-from coi.session.inside import STOPPING, Saving
+from coi.session.inside import NOT_BEGUN, STOPPING, Saving
 
 LOG = ".dummy/log"  # what the tool of these sessions writes: a line for each thing said
 
@@ -31,6 +31,7 @@ class Box:
 
     Attributes:
         log: what is in LOG inside.
+        begun: the mark of the start that came to its end inside, as the home there tells.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Box:
     ephemeral: bool = False
     created: str = ""
     log: list[str] = field(default_factory=list)
+    begun: str = ""
 
     @property
     def reaches_workspace(self) -> bool:
@@ -75,12 +77,14 @@ class Daemon(AtOnce):
 
     Attributes:
         boxes: the instances by name.
+        broken: the names of those whose state cannot be read.
     """
 
     def __init__(self, keep: Path) -> None:
         super().__init__()
         self.keep = keep
         self.boxes: dict[str, Box] = {}
+        self.broken: set[str] = set()
 
     def write(self) -> None:
         """Write the state: nothing of it is lost with the process."""
@@ -197,6 +201,10 @@ class Daemon(AtOnce):
         assert command[:2] == ["sh", "-c"], command  # the state is read; nothing else is done here
         if Saving.ENDING.value in command:  # nothing inside keeps a shutdown waiting
             return Completed(("incus", "exec"), STOPPING, b"", b"")
+        if name in self.broken:
+            return Completed(("incus", "exec"), 2, b"", b"tar: it is broken")
+        if box.begun != command[5]:
+            return Completed(("incus", "exec"), NOT_BEGUN, b"", b"")
         return Completed(("incus", "exec"), 0, archive(box.log), b"")
 
 

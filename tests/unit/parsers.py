@@ -208,7 +208,10 @@ FUZZED: Mapping[str, tuple[str, ...]] = {
     ),
     "test_naming.py::test_a_prefix_is_usable_or_refused": ("coi.session.naming:prefix",),
     "test_naming.py::test_whatever_is_accepted_is_a_plain_file_name": (
-        "coi.session.naming:check_session_id",
+        "coi.session.naming:check_session_id", "coi.session.naming:is_session_id",
+    ),
+    "test_store.py::test_what_goes_of_any_names_is_what_saves_have_left": (
+        "coi.session.store:_torn", "coi.session.store:Store.torn",
     ),
     "test_file_sides.py::test_any_text_is_a_side_or_a_usage_error": (
         "coi.session.transfer:split_remote",

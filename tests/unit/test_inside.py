@@ -82,7 +82,7 @@ def test_scripts_are_constant() -> None:
     user = SessionUser("it's", 7, 8, "/home/it's")
     for argv in (
         inside.become(user, "cmd"),
-        inside.start_tmux(user, "se's", 80, 24, inside.new_mark()),
+        inside.start_tmux(user, "se's", 80, 24, "mark"),
         inside.unpack(user),
         inside.attach("se's", mark="it's", wait=1),
         inside.save(user, "it's", ["it's"], max_file=1024, patience=1),

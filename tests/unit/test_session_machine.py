@@ -34,10 +34,12 @@ from coi.api import ImageContext, Launch, Tool
 from coi.config.model import Config, Defaults, Paths
 from coi.errors import CoiError
 from coi.incus.client import Client
+from coi.session import claim as claiming
 from coi.session import lifecycle
 from coi.session.baseline import records
 from coi.session.claim import claim
-from coi.session.finish import Outcome, finish
+from coi.session.finish import Outcome, finish, finish_stopped
+from coi.session.locks import Lock
 from coi.session.model import SAVED, Engine, Session, StartRequest, from_instance
 from coi.session.recover import recover
 from coi.session.settlement import all_of
@@ -133,11 +135,15 @@ class Sessions(RuleBasedStateMachine):
             session = claim(self.engine, request, undo)
         except CoiError:
             return None
-        if not session.attached and session.saved is not None:
-            path = session.saved.state_path
-            assert path is not None
-            self.daemon.boxes[session.instance].log = log_of(path.read_bytes())
+        if not session.attached:
+            box = self.daemon.boxes[session.instance]
+            box.begun = session.mark
+            if session.saved is not None:
+                path = session.saved.state_path
+                assert path is not None
+                box.log = log_of(path.read_bytes())
             self.daemon.write()
+            session.begins()
         undo.nothing()
         return session
 
@@ -167,6 +173,9 @@ class Sessions(RuleBasedStateMachine):
     @rule(data=st.data())
     def attach(self, data: st.DataObject) -> None:
         box = self.pick(data, self.boxes(running=True, attended=False))
+        recover(self.engine, self.engine.instances.all())
+        if box not in self.boxes(running=True):
+            return  # its start was cut off
         session = from_instance(self.engine, self.row(box), attached=True)
         assert session.lock.try_acquire(), "nobody is with it"
         self.attended[box.name] = session
@@ -262,7 +271,7 @@ class Sessions(RuleBasedStateMachine):
         """`coi list`: what nobody attends to is finished, and what is shown is there."""
         states = [self.state_of(box) for box in self.boxes(running=False, attended=False)]
         rows = self.engine.instances.all()
-        gone = recover(self.engine, rows)
+        gone = recover(self.engine, rows).gone
         assert {row.name for row in rows} - gone == set(self.daemon.boxes)
         for box in self.boxes(running=False, attended=False):
             assert box.config["user.coi.state"] == SAVED, self.told[-3:]
@@ -282,9 +291,12 @@ class Sessions(RuleBasedStateMachine):
         assert left == [], "it finds at once all that it takes away"
 
     def state_of(self, box: Box) -> tuple[str, list[str], bool]:
-        """Its session, what was said in it, and whether it is to be saved no more."""
-        state = box.config["user.coi.state"]
-        return box.config["user.coi.session-id"], list(box.log), state != "session"
+        """Its session, what was said in it, and whether it is to be saved no more, or not yet."""
+        session_id, state, start = (
+            box.config[f"user.coi.{key}"] for key in ("session-id", "state", "start")
+        )
+        begun = box.begun == f"{session_id} {start}"
+        return session_id, list(box.log), state != "session" or not begun
 
     # -- A coi that is killed between any two steps ------------------------------
 
@@ -454,6 +466,130 @@ def test_a_kept_container_whose_session_went_on_in_another(life: Sessions, end: 
     assert (life.work / ".git/config").read_text() == GIT
 
 
+def test_a_resumed_session_is_not_another_that_runs_in_its_slot(life: Sessions) -> None:
+    first = life.begin(1, False, None)
+    assert first
+    life.daemon.boxes[first.instance].log = ["one"]
+    first.lock.release()
+    lifecycle.shutdown(life.engine, life.engine.instances.get(first.instance), timeout=1)
+    other = life.begin(1, True, None)
+    assert other
+    life.attended[other.instance] = other
+    again = life.begin(1, True, first.id)
+    assert again
+    life.attended[again.instance] = again
+    assert (again.id, again.instance != other.instance) == (first.id, True)
+    assert life.daemon.boxes[again.instance].log == ["one"]
+
+
+@pytest.mark.parametrize("way", ["resumed", "resumed in it", "another in it"])
+def test_what_could_not_be_saved_is_neither_begun_anew_nor_written_over(
+    life: Sessions, way: str
+) -> None:
+    first = life.begin(1, True, None)
+    assert first
+    box = life.daemon.boxes[first.instance]
+    box.log = ["one"]
+    finish(life.engine, first)
+    box.log = ["one", "two"]
+    box.running = False
+    first.lock.release()
+    life.daemon.broken.add(box.name)
+    session = life.begin(1, way != "resumed", None if way == "another in it" else first.id)
+    if way == "another in it":
+        assert session
+        assert session.instance != box.name
+        life.attended[session.instance] = session
+    else:
+        assert session is None
+    assert (box.log, box.running) == (["one", "two"], False)
+    life.daemon.broken.clear()
+    again = life.begin(1, True, first.id)
+    assert again
+    life.attended[again.instance] = again
+    assert life.daemon.boxes[again.instance].log == ["one", "two"]
+
+
+def test_one_that_powers_off_is_resumed_once_it_is_saved(
+    life: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the coi that is with it, which is not done yet."""
+    first = life.begin(1, False, None)
+    assert first
+    life.daemon.boxes[first.instance].log = ["one"]
+    assert finish(life.engine, first) is Outcome.RUNNING
+    life.daemon.boxes[first.instance].log.append("two")
+    life.daemon.boxes[first.instance].running = False
+    waits: list[float] = []
+
+    def finishes(lock: Lock, timeout: float) -> None:
+        if lock.path.stem == first.instance:
+            waits.append(timeout)
+            assert finish_stopped(life.engine, first, keep=False) is Outcome.REMOVED
+            first.lock.release(remove=True)
+        acquire(lock, timeout)
+
+    acquire = Lock.acquire
+    monkeypatch.setattr(Lock, "acquire", finishes)
+    for wanted in (first.id, ""):
+        again = life.begin(0, False, wanted)
+        assert again
+        assert again.id == first.id
+        assert life.daemon.boxes[again.instance].log == ["one", "two"]
+        if again.lock.held:
+            life.attended[again.instance] = again
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_one_that_powers_off_is_not_resumed_from_an_older_save(
+    life: Sessions, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setattr(claiming, "_RESUME_WAIT", 0.0)
+    first = life.begin(1, False, None)
+    assert first
+    life.attended[first.instance] = first
+    assert finish(life.engine, first) is Outcome.RUNNING
+    life.daemon.boxes[first.instance].running = False
+    assert life.begin(2, False, first.id if wanted else "") is None
+    assert set(life.daemon.boxes) == {first.instance}
+
+
+def test_a_shutdown_of_what_is_half_deleted_leaves_nothing(life: Sessions) -> None:
+    first = life.begin(1, False, None)
+    assert first
+    first.lock.release()
+    row = life.engine.instances.get(first.instance)
+    life.engine.instances.update(row.name, ephemeral=True, config={"user.coi.state": "removing"})
+    lifecycle.shutdown(life.engine, life.engine.instances.get(row.name), timeout=1)
+    assert life.daemon.boxes == {}
+    assert list((life.home / "locks").glob("*")) == []
+    life.what_runs_is_protected()
+
+
+@pytest.mark.parametrize("step", range(1, 100))
+def test_killed_while_an_older_container_is_begun_again(life: Sessions, step: int) -> None:
+    first = life.begin(1, True, None)
+    assert first
+    life.daemon.boxes[first.instance].log = ["one"]
+    life.daemon.boxes[first.instance].running = False
+    assert finish(life.engine, first) is Outcome.KEPT
+    first.lock.release()
+    second = life.begin(2, False, first.id)
+    assert second
+    life.daemon.boxes[second.instance].log.append("two")
+    second.lock.release()
+    lifecycle.shutdown(life.engine, life.engine.instances.get(second.instance), timeout=1)
+    life.nothing_saved_is_lost()
+    life.in_a_process_of_its_own(lambda: life.begin(1, True, first.id), step)
+    life.look()
+    life.nothing_saved_is_lost()
+    third = life.begin(1, True, first.id)
+    assert third
+    life.attended[third.instance] = third
+    assert life.daemon.boxes[third.instance].log == ["one", "two"]
+
+
 @pytest.mark.parametrize("step", range(1, 60))
 def test_killed_while_it_puts_aside(life: Sessions, step: int) -> None:
     """What has been moved is shown as put aside, whatever was written of it."""
@@ -470,8 +606,9 @@ def test_killed_while_it_puts_aside(life: Sessions, step: int) -> None:
     life.nothing_is_thrown_away()
 
 
-def test_lives_of_sessions() -> None:
+def test_lives_of_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without shrinking, which takes minutes: what failed is printed as it was."""
+    monkeypatch.setattr(claiming, "_RESUME_WAIT", 0.0)  # for one that this process attends
     run_state_machine_as_test(
         Sessions,
         settings=settings(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coi.errors import CoiError, NotFoundError, UsageError
+from coi.files import make_private
 from coi.session.naming import new_session_id
 from coi.session.store import METADATA, SavedSession, Store
 
@@ -237,7 +240,20 @@ def test_a_crash_at_every_call(earlier: bool, tmp_path: Path) -> None:
             assert data in ((b"one", b"two") if earlier else (b"two",))
             if data == b"one":
                 assert before.items() <= after.items(), "the previous save is byte for byte"
+        check_sweep(store)
         check_next_save(store)
+
+
+def check_sweep(store: Store) -> None:
+    """What the failed one has left goes, and nothing else."""
+    saved = list(store.all())
+    for directory in store.torn():
+        store.sweep(directory)
+    assert store.torn() == []
+    left = snapshot(store.directory("dummy", ID))
+    assert set(left) == ({METADATA, saved[0].state} if saved else set())
+    assert store.directory("dummy", ID).exists() is bool(saved)
+    assert list(store.all()) == saved
 
 
 def check_next_save(store: Store) -> None:
@@ -394,6 +410,102 @@ def test_delete_takes_what_a_crash_left(store: Store) -> None:
     (saved.path / "state-0123456789abcdef.tar").write_text("cut off")
     store.delete(saved)
     assert not saved.path.exists()
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["first", "later"])
+def test_a_save_under_way_is_not_swept(earlier: bool, store: Store) -> None:
+    if earlier:
+        save(store, b"one")
+    with store.writing("dummy", ID) as pending:
+        pending.file.write(b"two")
+        torn = pending.directory / "state-0123456789abcdef.tar"
+        torn.write_text("cut off")
+        beside = pending.directory / f".{METADATA}.0123456789abcdef"
+        beside.write_text("its own, for all that one can see")
+        store.sweep(pending.directory)
+        assert (pending.directory / pending.name).exists()
+        assert beside.exists()
+    check_sweep(store)
+
+
+def test_what_another_version_has_saved_is_not_swept(store: Store) -> None:
+    saved = save(store, b"one")
+    (saved.path / METADATA).write_text('{"format": 2}')
+    before = snapshot(saved.path)
+    assert store.torn() == []
+    store.sweep(saved.path)
+    assert snapshot(saved.path) == before
+
+
+NAMES = st.one_of(
+    st.from_regex(r"state-[0-9a-f]{1,8}\.tar", fullmatch=True),
+    st.from_regex(r"\.metadata\.json\.[0-9a-f]{0,8}", fullmatch=True),
+    st.from_regex(r"(state-|\.|metadata)[a-z.-]{0,8}(\.tar)?", fullmatch=True),
+).filter(lambda name: name not in (".", "..", METADATA))
+
+
+@given(
+    names=st.sets(NAMES, max_size=6),
+    metadata=st.sampled_from(["none", "good", "of another version"]),
+    session=st.sampled_from([ID, ID.upper(), "x"]),
+)
+def test_what_goes_of_any_names_is_what_saves_have_left(
+    names: set[str], metadata: str, session: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = Store(tmp_path_factory.mktemp("home"))
+    directory = store.home / "sessions-dummy" / session
+    directory.mkdir(parents=True)
+    kept = set()
+    if metadata == "good" and session == ID:
+        kept = {METADATA, save(store, b"one").state}
+    elif metadata != "none":
+        (directory / METADATA).write_text('{"format": 2}')
+        kept = {METADATA}
+    for name in names:
+        (directory / name).write_text("it")
+    states = {name for name in names if re.fullmatch(r"state-[0-9a-f]+\.tar", name)}
+    beside = {name for name in names if name.startswith(f".{METADATA}.")}
+    kept |= names - states - beside
+    if metadata == "of another version" or (metadata == "good" and session != ID):
+        kept |= states
+    if session != ID:
+        kept |= names
+    for torn in store.torn():
+        store.sweep(torn)
+    assert snapshot(directory).keys() == kept
+    assert directory.exists() is (bool(kept) or session != ID)
+
+
+def test_a_save_begins_anew_where_it_is_swept_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory before its file is in it, then the file before it is locked."""
+    directory = store.directory("dummy", ID)
+    made = 0
+
+    def make(path: Path) -> None:
+        nonlocal made
+        made += 1
+        make_private(path)
+        if made == 1:
+            store.sweep(path)
+
+    locked = 0
+
+    def lock(descriptor: int, how: int) -> None:
+        nonlocal locked
+        if not how & fcntl.LOCK_NB:
+            locked += 1
+            if locked == 1:
+                store.sweep(directory)
+        flock(descriptor, how)
+
+    flock = fcntl.flock
+    monkeypatch.setattr("coi.session.store.make_private", make)
+    monkeypatch.setattr(fcntl, "flock", lock)
+    saved = save(store, b"one")
+    assert (made, locked) == (3, 2)
+    assert snapshot(directory).keys() == {METADATA, saved.state}
 
 
 def test_delete_is_never_half_found(store: Store) -> None:
