@@ -41,6 +41,16 @@ def make_missing(directory: Path) -> None:
             part.mkdir(mode=0o700, exist_ok=True)
 
 
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        now = path.lstat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
+
+
 def write_beside(target: Path, data: bytes) -> Path:
     """Write a new file (0600) next to ``target``, synced; its path, ``.<name>.<random>``.
 

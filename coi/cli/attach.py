@@ -37,7 +37,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     from coi.incus.shield import shielded
     from coi.session.attach import converse, shell
     from coi.session.finish import Outcome, finish
-    from coi.session.model import from_instance, is_headless, is_session
+    from coi.session.model import from_instance, is_headless, is_session, superseded
     from coi.session.naming import instance_name
     from coi.session.network import agree
     from coi.session.recover import recover
@@ -77,11 +77,15 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         try:
             if bash:
                 shell(engine, session)
-            else:
-                converse(engine, session)
+            elif not converse(engine, session) and not attended:
+                context.output.notice(f"{session.instance} is powering off")
         except Interrupted as error:
             ended = error
-        if attended:
+        if attended and superseded(engine, active[0]):
+            context.output.notice(
+                f"Not saved: session {session.id} went on in another container since"
+            )
+        elif attended:
             with shielded() if ended else nullcontext():
                 removed = finish(engine, session) is Outcome.REMOVED
     finally:

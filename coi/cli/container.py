@@ -31,9 +31,10 @@ def launch(
     """
     from coi.cli.place import limits_of, network_of
     from coi.session import containers
+    from coi.session.lookup import check_name
 
     context = context_of(ctx)
-    containers.check_name(name)
+    check_name(name)
     containers.launch(
         context.engine,
         alias,
@@ -98,10 +99,10 @@ def exists(ctx: typer.Context, name: Name) -> None:
 
     Example: coi container exists my-container
     """
-    from coi.session import containers
+    from coi.session.lookup import find
 
     context = context_of(ctx)
-    if containers.find(context.engine, name) is None:
+    if find(context.engine, name) is None:
         context.output.notice(f"{name} does not exist")
         raise typer.Exit(1)
 
@@ -112,10 +113,10 @@ def running(ctx: typer.Context, name: Name) -> None:
 
     Example: coi container running my-container
     """
-    from coi.session import containers
+    from coi.session.lookup import find
 
     context = context_of(ctx)
-    row = containers.find(context.engine, name)
+    row = find(context.engine, name)
     if row is None or not row.running:
         context.output.notice(f"{name} " + ("is not running" if row else "does not exist"))
         raise typer.Exit(1)
@@ -202,7 +203,7 @@ def exec_(
     Example: coi container exec my-container --user 1000 -- npm test
     """
     from coi.cli.streams import capturing, checked_argv, passed_input
-    from coi.session import containers
+    from coi.session.enter import ExecRequest, execute
     from coi.session.terminal import terminal_name
 
     context = context_of(ctx)
@@ -215,7 +216,7 @@ def exec_(
     environment = parse_environment(context.values.get("env") or (), os.environ)
 
     def start(stdout: int, stderr: int) -> int:
-        request = containers.ExecRequest(
+        request = ExecRequest(
             name=name,
             command=checked_argv(command),
             user=user,
@@ -228,7 +229,7 @@ def exec_(
             stderr=stderr,
             terminal=terminal_name(),
         )
-        return containers.execute(context.engine, request)
+        return execute(context.engine, request)
 
     if capture:
         with capturing() as captured:

@@ -72,7 +72,7 @@ def explain(
     """
     from coi.network.explain import explain as judge
     from coi.network.explain import target
-    from coi.session.containers import check_name
+    from coi.session.lookup import check_name
     from coi.session.network import watch
 
     context = context_of(ctx)
@@ -145,7 +145,7 @@ def route(
 
 def _with_address(context: Context, name: str) -> Instance:
     """One container, its address known; one call."""
-    from coi.session.containers import check_name
+    from coi.session.lookup import check_name
     from coi.session.network import watch
 
     check_name(name)

@@ -131,6 +131,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
             session.lock.release()
             raise
         ended = error  # the terminal is gone, the session is not
+    again = False
     if attended:
         from coi.incus.shield import shielded
         from coi.session.finish import Outcome, finish
@@ -143,7 +144,14 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
             session.lock.release(remove=outcome is Outcome.REMOVED)
         if session.attached and not whole and outcome is Outcome.REMOVED:
             # It was powering off when we came: go on with it in a fresh container.
-            context.values["resume"] = session.id
-            start_and_attend(context, background=background, debug=debug, tmux=tmux)
+            again = True
+    elif session.attached and not whole and ended is None:  # and somebody else is with it
+        from coi.session import resume as resuming
+
+        resuming.wait(engine, session.instance, session.id, session.start)
+        again = True
+    if again:
+        context.values["resume"] = session.id
+        start_and_attend(context, background=background, debug=debug, tmux=tmux)
     if ended is not None:
         raise ended

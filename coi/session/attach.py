@@ -34,7 +34,7 @@ def converse(engine: Engine, session: Session, *, starting: Starting | None = No
         CoiError: the session could not be started, or there is no tmux session.
     """
     name = tmux_session(session.instance)
-    command = inside.attach(name, mark=session.start if starting else "", wait=ATTACH_WAIT)
+    command = inside.attach(name, start=session.start if starting else "", wait=ATTACH_WAIT)
     args = engine.instances.exec_args(
         session.instance,
         command,

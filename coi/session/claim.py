@@ -7,7 +7,6 @@ tmux (coi.session.begin), and attach (coi.session.attach).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,15 +22,14 @@ from coi.session.network import agree, on_ground
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
+    from coi.session.locks import Lock
     from coi.session.model import Engine, StartRequest
-    from coi.session.recover import Recovered
+    from coi.session.resume import Found
     from coi.session.store import SavedSession
     from coi.session.undo import Undo
     from coi.session.warm import Seen
 
 _OURS = ("mount", "port", "guard")  # how the names of devices of a start begin
-_RESUME_WAIT = 60.0  # seconds that another coi has to claim what it resumes, or to save it
-_RESUME_LOOK = 0.5  # seconds between two looks at what becomes of it
 
 
 Meanwhile = Callable[["Session"], object]
@@ -73,7 +71,9 @@ def _alone(engine: Engine, request: StartRequest) -> Iterator[None]:
         yield
         return
     lock = engine.lock(f"resume-{engine.prefix}{workspace_id(request.workspace.path)}")
-    lock.acquire(_RESUME_WAIT)
+    from coi.session.resume import WAIT
+
+    lock.acquire(WAIT)
     try:
         yield
     finally:
@@ -86,11 +86,9 @@ def _claim_certain(
     """A certain slot, session or container."""
     from coi.session import resume
 
-    seen, rows, done = _settled(engine, request)
+    found = resume.look(engine, request)
+    rows = found.rows
     running, saved = resume.target(engine, request, rows)
-    for row in rows:
-        if saved and row.name in done.unsaved and row.coi("session-id") == saved.id:
-            raise resume.unsaved(row)
     if running is not None and (request.prompt or is_headless(running)):
         raise resume.busy(running)
     kept = resume.kept(engine, request, rows) if request.persistent else []
@@ -110,47 +108,20 @@ def _claim_certain(
             engine,
             replace(request, ground=made),
             undo,
-            {row.name for row in rows},
-            [row for row in kept if row.stopped and row.name not in done.unsaved],
-            seen,
+            [row for row in kept if row.stopped],
+            found,
             saved,
             meanwhile,
         ),
     )
 
 
-def _settled(
-    engine: Engine, request: StartRequest
-) -> tuple[Seen | None, list[Instance], Recovered]:
-    """What there is, once no other coi is about to save what is to be resumed."""
-    from coi.session import resume
-
-    deadline = time.monotonic() + _RESUME_WAIT
-    while True:
-        seen = making.look(engine, request.image)
-        rows, done = _recovered(engine, seen=seen)
-        name = resume.awaited(engine, request, rows, done.busy)
-        if name is None:
-            return seen, rows, done
-        lock, left = engine.lock(name), deadline - time.monotonic()
-        try:
-            lock.acquire(min(left, _RESUME_LOOK))
-        except CoiError:
-            if left < _RESUME_LOOK:
-                raise
-        else:
-            lock.release()
-            if engine.instances.find(name) is None:
-                lock.discard()
-
-
 def _claim(
     engine: Engine,
     request: StartRequest,
     undo: Undo,
-    taken: set[str],
     kept: list[Instance],
-    seen: Seen | None,
+    found: Found,
     saved: SavedSession | None,
     meanwhile: Meanwhile,
 ) -> Session:
@@ -158,10 +129,19 @@ def _claim(
     session_id = saved.id if saved else new_session_id()
     if saved and saved.tool != request.tool.name:
         request = replace(request, tool=engine.tool(saved.tool))
-    reused = _reuse(engine, request, undo, kept, session_id, saved, meanwhile)
-    if reused is not None:
-        return reused
-    return _claim_new(engine, request, undo, session_id, saved, taken, seen, meanwhile)
+    from coi.session.resume import still_kept
+
+    for row in kept:
+        lock = engine.lock(row.name)
+        if row.name in found.unsaved or not lock.try_acquire():
+            continue
+        now = still_kept(engine, request, row, lock.stamp == found.stamps.get(row.name))
+        if now is None:
+            lock.release()
+            continue
+        return _reuse(engine, request, undo, now, lock, session_id, saved, meanwhile)
+    taken = {row.name for row in found.rows}
+    return _claim_new(engine, request, undo, session_id, saved, taken, found.seen, meanwhile)
 
 
 def _claim_any(engine: Engine, request: StartRequest, undo: Undo, meanwhile: Meanwhile) -> Session:
@@ -269,66 +249,53 @@ def _made(
 
 def _listed(engine: Engine, *, but: str = "", seen: Seen | None = None) -> list[Instance]:
     """All instances, once the sessions that nobody attends to are recovered."""
-    return _recovered(engine, but=but, seen=seen)[0]
-
-
-def _recovered(
-    engine: Engine, *, but: str = "", seen: Seen | None = None
-) -> tuple[list[Instance], Recovered]:
-    """The same, and what has come of the others."""
     from coi.session.recover import recover
 
     rows = [r for r in (seen.rows if seen else engine.instances.all()) if r.name != but]
     done = recover(engine, rows)
-    return [row for row in rows if row.name not in done.gone], done
+    return [row for row in rows if row.name not in done.gone]
 
 
 def _reuse(
     engine: Engine,
     request: StartRequest,
     undo: Undo,
-    kept: list[Instance],
+    row: Instance,
+    lock: Lock,
     session_id: str,
     saved: SavedSession | None,
     meanwhile: Meanwhile,
-) -> Session | None:
-    """The first kept instance that nobody else has, running, if there is one."""
-    for row in kept:
-        lock = engine.lock(row.name)
-        if not lock.try_acquire():
-            continue
-        session = _session(
-            engine, request, session_id, saved, number(row, "slot"), lock, name=row.name
+) -> Session:
+    """A kept instance whose lock is held, running."""
+    session = _session(engine, request, session_id, saved, number(row, "slot"), lock, name=row.name)
+    session = replace(session, created=False)
+    earlier = row.coi("network"), row.coi("network-backend")
+    if session.hosts is None and earlier[0] == "allowlist" and earlier[1] != "bridge":
+        session = replace(session, hosts=())  # not the names of the earlier policy
+    undo.owe(session)
+    try:
+        keys, networks = request.ground.changes(row)
+        request = replace(request, limits=request.limits.onto(row, engine.report))
+        for device in request.limits.going(row):  # first: a full disk takes no other change
+            engine.instances.remove_device(row.name, device)
+        fresh = _body(engine, request, session)
+        stale = {name: {"type": "none"} for name in row.devices if name.startswith(_OURS)}
+        engine.instances.update(
+            row.name,
+            config={**identity(session), **request.limits.changes, **keys},
+            devices={**stale, **fresh["devices"], **networks},
         )
-        session = replace(session, created=False)
-        earlier = row.coi("network"), row.coi("network-backend")
-        if session.hosts is None and earlier[0] == "allowlist" and earlier[1] != "bridge":
-            session = replace(session, hosts=())  # not the names of the earlier policy
-        undo.owe(session)
-        try:
-            keys, networks = request.ground.changes(row)
-            request = replace(request, limits=request.limits.onto(row, engine.report))
-            for device in request.limits.going(row):  # first: a full disk takes no other change
-                engine.instances.remove_device(row.name, device)
-            fresh = _body(engine, request, session)
-            stale = {name: {"type": "none"} for name in row.devices if name.startswith(_OURS)}
-            engine.instances.update(
-                row.name,
-                config={**identity(session), **request.limits.changes, **keys},
-                devices={**stale, **fresh["devices"], **networks},
-            )
-            for device in request.ground.going(row):
-                engine.instances.remove_device(row.name, device)
-            request.ground.verify()
-            guard.remember(engine, session.id)
-            meanwhile(session)
-            engine.instances.set_state(row.name, "start")
-        except BaseException:
-            undo()
-            raise
-        engine.report(f"Restarted persistent container {row.name} (slot {session.slot})")
-        return session
-    return None
+        for device in request.ground.going(row):
+            engine.instances.remove_device(row.name, device)
+        request.ground.verify()
+        guard.remember(engine, session.id)
+        meanwhile(session)
+        engine.instances.set_state(row.name, "start")
+    except BaseException:
+        undo()
+        raise
+    engine.report(f"Restarted persistent container {row.name} (slot {session.slot})")
+    return session
 
 
 def _session(

@@ -254,15 +254,6 @@ def _start_to_save(engine: Engine, session: Session, *, keep: bool) -> None:
         instances.set_state(session.instance, "start")
 
 
-def superseded(engine: Engine, row: Instance) -> bool:
-    """Whether what a kept instance has is older than what is saved: its session was resumed in
-    another one, and saved from there."""
-    if row.coi("state") != SAVED:
-        return False
-    saved = next((s for s in engine.store.all() if s.id == row.coi("session-id")), None)
-    return saved is not None and saved.container != row.name
-
-
 def wait_stopped(engine: Engine, name: str, deadline: float) -> Instance | None:
     """Wait for a stopping instance; how it was seen last, None when it is gone.
 

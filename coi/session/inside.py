@@ -206,13 +206,13 @@ def become(user: SessionUser, *command: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start_tmux(user: SessionUser, session: str, columns: int, lines: int, mark: str) -> list[str]:
+def start_tmux(user: SessionUser, session: str, columns: int, lines: int, start: str) -> list[str]:
     """Unpack standard input into the home and start the tmux session.
 
     Args:
-        mark: of this start, for :func:`attach`.
+        start: which one this is, for :func:`attach`.
     """
-    command = become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines), mark)
+    command = become(user, "sh", "-c", _START_TMUX, "coi", session, str(columns), str(lines), start)
     return held(user.uid, command)
 
 
@@ -221,14 +221,14 @@ def unpack(user: SessionUser) -> list[str]:
     return become(user, "sh", "-c", UNPACK, "coi")
 
 
-def attach(session: str, *, mark: str = "", wait: float = 0.0) -> list[str]:
+def attach(session: str, *, start: str = "", wait: float = 0.0) -> list[str]:
     """Become a client of the tmux session, for an exec as the session's user.
 
     Args:
-        mark: of the start that is waited for; '' where the session runs.
+        start: the one that is waited for; '' where the session runs.
         wait: seconds.
     """
-    return ["bash", "-c", _ATTACH, "coi", session, mark, str(int(wait))]
+    return ["bash", "-c", _ATTACH, "coi", session, start, str(int(wait))]
 
 
 def save(

@@ -20,11 +20,17 @@ from coi.session.finish import (
     finish,
     finish_stopped,
     powered_off,
-    superseded,
     wait_stopped,
 )
 from coi.session.inside import Saving
-from coi.session.model import REMOVING, Engine, from_instance, is_headless, is_session
+from coi.session.model import (
+    REMOVING,
+    Engine,
+    from_instance,
+    is_headless,
+    is_session,
+    superseded,
+)
 from coi.session.network import watch
 from coi.session.recover import deserted, recover
 from coi.session.run import going, ours
@@ -133,7 +139,8 @@ def shutdown(engine: Engine, row: Instance, *, timeout: int) -> None:
             details=f"this one is {engine.home}",
             hint=f"set it as it was, or lose what was said: coi kill {row.name}",
         )
-    if is_session(row) and row.running and _power_off(engine, row, timeout):
+    saves = is_session(row) and row.running and not superseded(engine, row)
+    if saves and _power_off(engine, row, timeout):
         return
     if not _stop(engine, row, timeout):
         _forget(engine, row)
@@ -294,7 +301,10 @@ def leftovers(
             if lock.try_acquire():
                 lock.release()
                 result.append(Leftover("lock", path.stem, "its container is gone"))
-    result += [Leftover("save", path.name, "cut off") for path in engine.store.torn()]
+    result += [
+        Leftover("save", str(path.relative_to(engine.home)), "cut off")
+        for path in engine.store.torn()
+    ]
     if sessions or everything:
         result += [
             Leftover("session", saved.id, f"saved {saved.saved_at}")
@@ -318,9 +328,10 @@ def clean(engine: Engine, item: Leftover) -> None:
         engine.store.delete(engine.store.find(item.name))
         return
     if item.kind == "save":
-        for directory in engine.store.torn():
-            if directory.name == item.name:
-                engine.store.sweep(directory)
+        try:
+            engine.store.sweep(engine.home / item.name)
+        except OSError as error:
+            raise CoiError(f"cannot clean {item.name}", details=str(error)) from error
         return
     lock = engine.lock(item.name)
     if not lock.try_acquire():

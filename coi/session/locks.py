@@ -10,16 +10,18 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coi.errors import CoiError, disk_error
-from coi.files import make_private
+from coi.files import is_at, make_private
 
 _POLL = 0.02  # seconds
 
 
 _NOTE = 64  # bytes
+
+Stamp = tuple[int, int]
 
 
 class Lock:
@@ -58,7 +60,7 @@ class Lock:
             except BlockingIOError:
                 os.close(fd)
                 return False
-            if self._is_current(fd):
+            if is_at(fd, self.path):
                 self._fd = fd
                 return True
             os.close(fd)  # its holder removed the file meanwhile: take the new one
@@ -86,6 +88,11 @@ class Lock:
             self.path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = None
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """Which file it is, and when its note was last written; None where it is not held."""
+        return _stamp(os.fstat(self._fd)) if self._fd is not None else None
 
     def discard(self) -> None:
         """Take its file away, unless somebody else holds it: what it was for is no more."""
@@ -116,13 +123,19 @@ class Lock:
         finally:
             os.close(fd)
 
-    def _is_current(self, fd: int) -> bool:
-        try:
-            now = self.path.lstat()
-        except FileNotFoundError:
-            return False
-        mine = os.fstat(fd)
-        return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
+
+def stamps(directory: Path) -> dict[str, Stamp]:
+    """The stamps of all locks, by the names of their instances. One that a start has held since
+    has another: it writes a note."""
+    found = {}
+    for path in directory.glob("*.lock"):
+        with suppress(OSError):
+            found[path.stem] = _stamp(path.lstat())
+    return found
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_ino, status.st_mtime_ns
 
 
 def _error(path: Path, error: OSError) -> CoiError:

@@ -206,6 +206,15 @@ def is_headless(row: Instance) -> bool:
     return is_session(row) and row.coi("headless") == "true"
 
 
+def superseded(engine: Engine, row: Instance) -> bool:
+    """Whether what a kept instance has is older than what is saved: its session was resumed in
+    another one, and saved from there. It may run: somebody has started it by hand."""
+    if row.coi("state") != SAVED:
+        return False
+    saved = next((s for s in engine.store.all() if s.id == row.coi("session-id")), None)
+    return saved is not None and saved.container != row.name
+
+
 def belongs_to(row: Instance, uid: int) -> bool:
     """Whether an instance is a session of this user."""
     return is_session(row) and row.coi("owner") == str(uid)

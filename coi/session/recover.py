@@ -34,7 +34,7 @@ class Recovered(NamedTuple):
     Attributes:
         gone: the names of the instances that are no more.
         unsaved: the names of those that are kept because they could not be saved.
-        busy: the names of those that another coi is at, or will be.
+        busy: the names of those whose lock another coi holds.
     """
 
     gone: set[str]
@@ -83,13 +83,16 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
             if not lock.try_acquire():
                 busy.add(row.name)
                 continue
-            if row.stopped or deserted(engine, row):  # it may have begun, and been left, meanwhile
-                removed = _recover(engine, row)
+            now = engine.instances.find(row.name)
+            removed = now is None or not is_session(now)  # somebody else was faster
+            if now is not None and _still(engine, row, now):
+                removed = _recover(engine, now)
         except MissingError:
-            removed = True  # somebody else was faster
+            removed = True
         except CoiError as error:
             engine.report(f"Could not recover {row.name}: {error.brief}; it is kept")
-            unsaved.add(row.name)
+            if engine.began(row):  # else there is nothing in it that was said
+                unsaved.add(row.name)
         finally:
             lock.release(remove=removed)
         if removed:
@@ -107,20 +110,21 @@ def deserted(engine: Engine, row: Instance) -> bool:
     return row.running and is_session(row) and (is_headless(row) or not engine.began(row))
 
 
-def _recover(engine: Engine, row: Instance) -> bool:
-    """Finish one whose lock was free; whether its instance is no more."""
-    if row.running:  # its coi may have ended it since the instances were listed
-        now = engine.instances.find(row.name)
-        if now is None or not is_session(now) or now.coi("session-id") != row.coi("session-id"):
-            return True
-    elif row.unused and not engine.began(row):  # a warm one: its start was cut off before it ran
-        now = engine.instances.find(row.name)
-        if now is not None and now.stopped and now.unused:
-            from coi.session import guard
+def _still(engine: Engine, row: Instance, now: Instance) -> bool:
+    """Whether it is to be finished yet: in the seconds since it was listed another coi may have
+    saved it, and begun it again."""
+    same = all(row.coi(key) == now.coi(key) for key in ("session-id", "start", "state"))
+    return same and (now.stopped or deserted(engine, now))
 
-            engine.instances.remove(row.name)
-            guard.settle(engine, row.coi("session-id"))
-            return True
+
+def _recover(engine: Engine, row: Instance) -> bool:
+    """Finish one whose lock is held; whether its instance is no more."""
+    if row.stopped and row.unused and not engine.began(row):
+        from coi.session import guard
+
+        engine.instances.remove(row.name)  # a warm one: its start was cut off before it ran
+        guard.settle(engine, row.coi("session-id"))
+        return True
     from coi.session.finish import Outcome, finish, finish_stopped
     from coi.session.inside import Saving
 

@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
-from coi.errors import NotFoundError, RefusedError
-from coi.session.model import is_headless, is_session, number
+from coi.errors import CoiError, NotFoundError, RefusedError
+from coi.session import making
+from coi.session.locks import Stamp, stamps
+from coi.session.model import REMOVING, SAVED, is_headless, is_session, number, superseded
+from coi.session.recover import recover
 
 if TYPE_CHECKING:
     from coi.incus.instances import Instance
     from coi.session.model import Engine, StartRequest
     from coi.session.store import SavedSession
+    from coi.session.warm import Seen
+
+WAIT = 60.0  # seconds that another coi has to claim what it resumes, or to save what has ended
+_LOOK = 0.5  # seconds between two looks at what becomes of it
+_POLL = 0.02  # seconds
+
+
+class Found(NamedTuple):
+    """What there is.
+
+    Attributes:
+        stamps: of the locks, as they were before; not of those that another coi held.
+    """
+
+    rows: list[Instance]
+    stamps: dict[str, Stamp]
+    unsaved: set[str]
+    seen: Seen | None
+
+
+def look(engine: Engine, request: StartRequest) -> Found:
+    """What there is, once no other coi is about to save what is to be resumed.
+
+    Raises:
+        RefusedError: what is to be resumed could not be saved.
+    """
+    deadline = time.monotonic() + WAIT
+    unsaved: set[str] = set()
+    while True:
+        before = stamps(engine.home / "locks") if request.persistent else {}
+        seen = making.look(engine, request.image)
+        rows = list(seen.rows) if seen else engine.instances.all()
+        done = recover(engine, rows, but=unsaved)
+        rows = [row for row in rows if row.name not in done.gone]
+        unsaved |= done.unsaved  # once tried in vain is enough
+        ended = [row for row in wanted(engine, request, rows) if row.stopped]
+        row = next((row for row in ended if row.name in done.busy), None)
+        if row is not None:
+            wait(engine, row.name, row.coi("session-id"), row.coi("start"), deadline)
+            continue
+        row = next((row for row in ended if row.name in unsaved), None)
+        if row is not None:
+            raise unsavable(row)
+        for name in done.busy:
+            before.pop(name, None)
+        return Found(rows, before, unsaved, seen)
 
 
 def target(
@@ -19,11 +69,13 @@ def target(
     """What ``--resume`` means: a session that still runs, or a saved one."""
     if request.resume is None:
         return None, None
-    own = _own(engine, request, rows)
+    own = [
+        row for row in _own(engine, request, rows) if row.running and not superseded(engine, row)
+    ]
     store = engine.store
     if request.resume:
         for row in own:
-            if row.running and row.coi("session-id") == request.resume:
+            if row.coi("session-id") == request.resume:
                 return row, None
         saved = store.find(request.resume)
         if saved.workspace != str(request.workspace.path):
@@ -34,14 +86,14 @@ def target(
             )
         return None, saved
     latest = store.latest(request.workspace.path, tool=request.tool.name)
-    active = [row for row in own if row.running and row.coi("tool") == request.tool.name]
+    active = [row for row in own if row.coi("tool") == request.tool.name]
     for row in active:
         if latest and row.coi("session-id") == latest.id:
             return row, None
     attended = (row for row in active if not is_headless(row))
-    unsaved = max(attended, key=lambda row: row.started_at, default=None)
-    if unsaved and (latest is None or unsaved.started_at > latest.saved_at):
-        return unsaved, None
+    newest = max(attended, key=lambda row: row.started_at, default=None)
+    if newest and (latest is None or newest.started_at > latest.saved_at):
+        return newest, None
     if latest is None:
         raise NotFoundError(
             f"no saved {request.tool.name} session of this workspace",
@@ -51,23 +103,48 @@ def target(
     return None, latest
 
 
-def awaited(
-    engine: Engine, request: StartRequest, rows: list[Instance], busy: set[str]
-) -> str | None:
-    """The stopped container of a session that may be the one, whose coi has not saved it yet.
+def wanted(engine: Engine, request: StartRequest, rows: list[Instance]) -> list[Instance]:
+    """The sessions of this workspace that ``--resume`` may mean: the one that it names, or all
+    of the tool."""
+    if request.resume is None:
+        return []
+    key, value = "session-id", request.resume
+    if not value:
+        key, value = "tool", request.tool.name
+    return [row for row in _own(engine, request, rows) if row.coi(key) == value]
+
+
+def wait(
+    engine: Engine, name: str, session_id: str, start: str, deadline: float | None = None
+) -> None:
+    """Wait until the coi that is with a session which has ended has saved it.
 
     Args:
-        busy: the names of those that another coi is at.
+        start: of its container; with another one that coi goes on with it.
+        deadline: of ``time.monotonic()``; else it is :data:`WAIT` from now.
+
+    Raises:
+        CoiError: it has not by then.
     """
-    if request.resume is None:
-        return None
-    key, wanted = "session-id", request.resume
-    if not wanted:
-        key, wanted = "tool", request.tool.name
-    for row in _own(engine, request, rows):
-        if row.name in busy and row.stopped and row.coi(key) == wanted:
-            return row.name
-    return None
+    engine.report(f"Waiting for the coi that saves session {session_id} of {name}")
+    deadline = time.monotonic() + WAIT if deadline is None else deadline
+    lock, next_look = engine.lock(name), time.monotonic() + _LOOK
+    while not lock.try_acquire():
+        if time.monotonic() > deadline:
+            raise CoiError(
+                f"session {session_id} has ended in {name}, and the coi that is with it does not "
+                "save it",
+                details=f"it was waited for {WAIT:.0f} s",
+                hint="end that coi (it may be suspended), then the next one saves the session",
+            )
+        time.sleep(_POLL)
+        if time.monotonic() > next_look:
+            now = engine.instances.find(name)
+            if now is not None and now.running and now.coi("start") != start:
+                return
+            next_look = time.monotonic() + _LOOK
+    now = engine.instances.find(name)
+    lock.release(remove=now is None or now.coi("state") == REMOVING)
 
 
 def _own(engine: Engine, request: StartRequest, rows: list[Instance]) -> list[Instance]:
@@ -92,6 +169,21 @@ def kept(engine: Engine, request: StartRequest, rows: list[Instance]) -> list[In
     return sorted(found, key=lambda row: number(row, "slot"))
 
 
+def still_kept(
+    engine: Engine, request: StartRequest, row: Instance, untouched: bool
+) -> Instance | None:
+    """The kept instance whose lock was taken, if it is what it was when it was listed.
+
+    Args:
+        untouched: its lock tells that nobody has begun with it since.
+    """
+    if untouched:
+        return row
+    now = engine.instances.find(row.name)
+    fits = now is not None and now.stopped and now.coi("state") == SAVED
+    return now if now is not None and fits and kept(engine, request, [now]) else None
+
+
 def busy(row: Instance) -> RefusedError:
     """The error for a session that nobody else can go on with now."""
     name, session_id = row.name, row.coi("session-id")
@@ -106,11 +198,11 @@ def busy(row: Instance) -> RefusedError:
     )
 
 
-def unsaved(row: Instance) -> RefusedError:
-    """The error for a session of which a stopped container holds what could not be saved: what
-    was saved before it is older."""
+def unsavable(row: Instance) -> RefusedError:
+    """The error for a session of which a stopped container holds what could not be saved."""
     return RefusedError(
         f"session {row.coi('session-id')} could not be saved from {row.name}",
-        details="what is saved of it is older than what is there",
-        hint=f"mend that and try again; coi kill {row.name} gives up what is not saved",
+        details="what is there is newer than what is saved of it",
+        hint="mend that and try again, or name an older session: coi list --all; "
+        f"coi kill {row.name} gives up what is not saved",
     )

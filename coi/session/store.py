@@ -18,11 +18,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, field, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import IO, Any
 
-from coi.errors import CoiError, NotFoundError
-from coi.files import make_private, sync_directory, write_beside
+from coi.errors import CoiError, NotFoundError, RefusedError
+from coi.files import is_at, make_private, sync_directory, write_beside
+from coi.incus.shield import shielded
 from coi.records import path_text, record, texts, typed
 from coi.session.naming import check_session_id, is_session_id
 
@@ -30,6 +32,7 @@ FORMAT = 1
 _TOOL = re.compile(r"[a-z][a-z0-9-]{0,39}")
 METADATA = "metadata.json"
 _STATE = re.compile(r"state-[0-9a-f]+\.tar")
+_BEGUN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # of rmdir(2): a save has begun there
 _TRIES = 10  # of a save to begin whose directory is being swept away
 _KINDS = {
     **dict.fromkeys(
@@ -168,11 +171,18 @@ class Store:
         )
 
     def delete(self, saved: SavedSession) -> None:
-        """Remove a saved session: its metadata first, so that no half of it is found."""
+        """Remove a saved session: its metadata first, so that no half of it is found.
+
+        Raises:
+            RefusedError: it is being saved.
+            CoiError: it cannot be removed.
+        """
+        if _saves(saved.path):
+            raise RefusedError(f"session {saved.id} is being saved", hint="try again")
         try:
             (saved.path / METADATA).unlink(missing_ok=True)
             self.sweep(saved.path)
-            saved.path.rmdir()
+            saved.path.rmdir()  # unless that has
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -193,14 +203,17 @@ class Store:
             mine: the name of the caller's own state file.
 
         Raises:
-            OSError: it cannot be.
+            OSError: a file cannot be taken away.
         """
         for path in _torn(directory, mine=mine):
-            if path == directory:
-                with suppress(FileNotFoundError):
-                    path.rmdir()
-            else:
+            if path != directory:
                 path.unlink(missing_ok=True)
+                continue
+            try:
+                path.rmdir()
+            except OSError as error:
+                if error.errno not in _BEGUN:
+                    raise
 
     @contextmanager
     def writing(self, tool: str, session_id: str) -> Iterator[Pending]:
@@ -242,16 +255,19 @@ class Pending:
         """
         self.file.flush()
         os.fsync(self.file.fileno())
+        if not is_at(self.file.fileno(), self.directory / self.name):
+            raise FileNotFoundError(errno.ENOENT, "taken away meanwhile", str(self.directory))
         saved = replace(saved, order=1 + max((s.order for s in self._store.all()), default=0))
         text = json.dumps(saved.to_json(), indent=2, sort_keys=True) + "\n"
         temporary = write_beside(self.directory / METADATA, text.encode())
         try:
             sync_directory(self.directory)  # the state's own entry, before it is named
-            temporary.replace(self.directory / METADATA)
+            with shielded():  # an interruption between the two would take the named state away
+                temporary.replace(self.directory / METADATA)
+                self._committed = True
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        self._committed = True
         sync_directory(self.directory)
         self._store.sweep(self.directory, mine=self.name)
         return saved
@@ -277,13 +293,18 @@ def _read(metadata: Path) -> SavedSession | None:
 def _new_state(directory: Path) -> tuple[str, int]:
     """A new state file, open for writing and locked: its name and descriptor."""
     for _ in range(_TRIES):
-        make_private(directory)
         name = f"state-{os.urandom(8).hex()}.tar"
         with suppress(FileNotFoundError):
+            make_private(directory)
             fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
-                return name, fd
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if is_at(fd, directory / name):
+                    return name, fd
+            except BaseException:
+                (directory / name).unlink(missing_ok=True)
+                os.close(fd)
+                raise
             os.close(fd)  # swept away before it was locked
     raise FileNotFoundError(errno.ENOENT, "taken away again and again", str(directory))
 
@@ -298,38 +319,59 @@ def _torn(directory: Path, *, mine: str = "") -> Iterator[Path]:
     beside = [name for name in names if name.startswith(f".{METADATA}.")]
     states = [name for name in names if _STATE.fullmatch(name) and name != mine]
     rest = set(names) - {*beside, *states}
+    under_way = False
     for name in states:
-        with _unlocked(directory / name) as free:
-            if not free:
-                return
-            if _is_named(directory, name):
-                rest.add(name)
-            else:
+        with _lock(directory / name) as held:
+            if held is _Held.HERE and not _is_named(directory, name):
                 yield directory / name
+            else:
+                rest.add(name)
+                under_way |= held is _Held.BY_A_SAVE
     # A save that was under way when they were listed has put them in place, or its state file
     # was found locked.
-    yield from (directory / name for name in beside)
-    if not rest:
-        yield directory
+    if not under_way:
+        yield from (directory / name for name in beside)
+        if not rest:
+            yield directory
+
+
+class _Held(Enum):
+    """Who has the lock of a state file."""
+
+    HERE = 1
+    BY_A_SAVE = 2
+    NOBODY = 3  # it cannot be locked
 
 
 @contextmanager
-def _unlocked(path: Path) -> Iterator[bool]:
-    """Hold the lock of a state file; False where a save has it, or the file is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _lock(path: Path) -> Iterator[_Held]:
+    """Hold the lock of a state file, if no save has it."""
+    try:  # for writing: NFS asks for that (flock(2))
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        yield False
+        yield _Held.NOBODY
         return
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = _Held.BY_A_SAVE
         except OSError:
-            yield False
+            held = _Held.NOBODY
         else:
-            yield True
+            held = _Held.HERE
+        yield held
     finally:
         os.close(fd)
+
+
+def _saves(directory: Path) -> bool:
+    """Whether a save is under way there."""
+    for path in directory.glob("state-*.tar"):
+        with _lock(path) as held:
+            if held is _Held.BY_A_SAVE:
+                return True
+    return False
 
 
 def _is_named(directory: Path, name: str) -> bool:

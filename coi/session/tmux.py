@@ -10,7 +10,7 @@ from coi.incus.process import Completed
 from coi.records import record
 from coi.session import inside
 from coi.session.body import CONTAINER, RUN
-from coi.session.containers import check_name, find
+from coi.session.lookup import check_name, find
 from coi.session.model import is_session
 from coi.session.naming import tmux_session
 

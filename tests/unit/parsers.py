@@ -197,7 +197,7 @@ FUZZED: Mapping[str, tuple[str, ...]] = {
     "test_fuzz_words.py::test_names_of_images_and_containers": (
         "coi.cli.image:_check_alias", "coi.image.build:_check_name",
         "coi.image.bootstrap:debian_base", "coi.image.builder:is_version",
-        "coi.session.containers:check_name", "coi.tools.skeleton:check_name",
+        "coi.session.lookup:check_name", "coi.tools.skeleton:check_name",
     ),
     "test_fuzz_words.py::test_what_a_plugin_says_of_its_tool": (
         "coi.tools.check:sound", "coi.tools.check:_texts", "coi.tools.check:_lists",

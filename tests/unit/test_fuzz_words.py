@@ -24,7 +24,7 @@ from coi.image import bootstrap, build, builder, dns
 from coi.image.host import HostSettings
 from coi.image.progress import clean, last_line
 from coi.network import addresses, domains, explain
-from coi.session import containers, many
+from coi.session import lookup, many
 from coi.tools import check, skeleton
 from coi.workspace import gitconfig
 
@@ -83,7 +83,7 @@ def test_names_of_images_and_containers(text: str) -> None:
     takers = (
         image_command._check_alias,
         build._check_name,
-        containers.check_name,
+        lookup.check_name,
         skeleton.check_name,
     )
     for take in takers:

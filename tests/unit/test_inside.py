@@ -84,7 +84,7 @@ def test_scripts_are_constant() -> None:
         inside.become(user, "cmd"),
         inside.start_tmux(user, "se's", 80, 24, "mark"),
         inside.unpack(user),
-        inside.attach("se's", mark="it's", wait=1),
+        inside.attach("se's", start="it's", wait=1),
         inside.save(user, "it's", ["it's"], max_file=1024, patience=1),
     ):
         scripts = [argv[n + 1] for n, word in enumerate(argv) if word == "-c"]
@@ -464,7 +464,7 @@ def test_save_leaves_out_what_is_too_large(tmp_path: Path) -> None:
 
 @given(st.text(string.printable, max_size=20))
 def test_attach_takes_any_name_as_an_argument(name: str) -> None:
-    assert inside.attach(name, mark=name, wait=1.0)[-3:] == [name, name, "1"]
+    assert inside.attach(name, start=name, wait=1.0)[-3:] == [name, name, "1"]
 
 
 def test_attach_waits_for_its_own_start(tmp_path: Path) -> None:
@@ -479,7 +479,7 @@ def test_attach_waits_for_its_own_start(tmp_path: Path) -> None:
     env = [f"HOME={tmp_path}", f"PATH={tmux.parent}:/usr/bin:/bin"]
 
     def attach(wait: float) -> list[str]:
-        return [*env, *inside.attach("s", mark="now", wait=wait)]
+        return [*env, *inside.attach("s", start="now", wait=wait)]
 
     assert Runner("env").run(attach(1.0)).exit_code == inside.NO_SESSION
     with ThreadPoolExecutor() as pool:

@@ -34,12 +34,10 @@ from coi.api import ImageContext, Launch, Tool
 from coi.config.model import Config, Defaults, Paths
 from coi.errors import CoiError
 from coi.incus.client import Client
-from coi.session import claim as claiming
-from coi.session import lifecycle
+from coi.session import lifecycle, resume
 from coi.session.baseline import records
 from coi.session.claim import claim
-from coi.session.finish import Outcome, finish, finish_stopped
-from coi.session.locks import Lock
+from coi.session.finish import Outcome, finish
 from coi.session.model import SAVED, Engine, Session, StartRequest, from_instance
 from coi.session.recover import recover
 from coi.session.settlement import all_of
@@ -124,12 +122,15 @@ class Sessions(RuleBasedStateMachine):
 
     # -- A user with a terminal -------------------------------------------------
 
-    def begin(self, slot: int, persistent: bool, resume: str | None) -> Session | None:
-        request = StartRequest(
+    def request(self, slot: int, persistent: bool, resume: str | None) -> StartRequest:
+        return StartRequest(
             Workspace(self.work, self.work), Dummy(),
             SessionUser("code", 1000, 1000, "/home/code"),
             slot=slot, persistent=persistent, resume=resume,
         )  # fmt: skip
+
+    def begin(self, slot: int, persistent: bool, resume: str | None) -> Session | None:
+        request = self.request(slot, persistent, resume)
         undo = Undo(self.engine)
         try:
             session = claim(self.engine, request, undo)
@@ -466,130 +467,6 @@ def test_a_kept_container_whose_session_went_on_in_another(life: Sessions, end: 
     assert (life.work / ".git/config").read_text() == GIT
 
 
-def test_a_resumed_session_is_not_another_that_runs_in_its_slot(life: Sessions) -> None:
-    first = life.begin(1, False, None)
-    assert first
-    life.daemon.boxes[first.instance].log = ["one"]
-    first.lock.release()
-    lifecycle.shutdown(life.engine, life.engine.instances.get(first.instance), timeout=1)
-    other = life.begin(1, True, None)
-    assert other
-    life.attended[other.instance] = other
-    again = life.begin(1, True, first.id)
-    assert again
-    life.attended[again.instance] = again
-    assert (again.id, again.instance != other.instance) == (first.id, True)
-    assert life.daemon.boxes[again.instance].log == ["one"]
-
-
-@pytest.mark.parametrize("way", ["resumed", "resumed in it", "another in it"])
-def test_what_could_not_be_saved_is_neither_begun_anew_nor_written_over(
-    life: Sessions, way: str
-) -> None:
-    first = life.begin(1, True, None)
-    assert first
-    box = life.daemon.boxes[first.instance]
-    box.log = ["one"]
-    finish(life.engine, first)
-    box.log = ["one", "two"]
-    box.running = False
-    first.lock.release()
-    life.daemon.broken.add(box.name)
-    session = life.begin(1, way != "resumed", None if way == "another in it" else first.id)
-    if way == "another in it":
-        assert session
-        assert session.instance != box.name
-        life.attended[session.instance] = session
-    else:
-        assert session is None
-    assert (box.log, box.running) == (["one", "two"], False)
-    life.daemon.broken.clear()
-    again = life.begin(1, True, first.id)
-    assert again
-    life.attended[again.instance] = again
-    assert life.daemon.boxes[again.instance].log == ["one", "two"]
-
-
-def test_one_that_powers_off_is_resumed_once_it_is_saved(
-    life: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the coi that is with it, which is not done yet."""
-    first = life.begin(1, False, None)
-    assert first
-    life.daemon.boxes[first.instance].log = ["one"]
-    assert finish(life.engine, first) is Outcome.RUNNING
-    life.daemon.boxes[first.instance].log.append("two")
-    life.daemon.boxes[first.instance].running = False
-    waits: list[float] = []
-
-    def finishes(lock: Lock, timeout: float) -> None:
-        if lock.path.stem == first.instance:
-            waits.append(timeout)
-            assert finish_stopped(life.engine, first, keep=False) is Outcome.REMOVED
-            first.lock.release(remove=True)
-        acquire(lock, timeout)
-
-    acquire = Lock.acquire
-    monkeypatch.setattr(Lock, "acquire", finishes)
-    for wanted in (first.id, ""):
-        again = life.begin(0, False, wanted)
-        assert again
-        assert again.id == first.id
-        assert life.daemon.boxes[again.instance].log == ["one", "two"]
-        if again.lock.held:
-            life.attended[again.instance] = again
-    assert len(waits) == 1
-
-
-@pytest.mark.parametrize("wanted", [True, False])
-def test_one_that_powers_off_is_not_resumed_from_an_older_save(
-    life: Sessions, monkeypatch: pytest.MonkeyPatch, wanted: bool
-) -> None:
-    monkeypatch.setattr(claiming, "_RESUME_WAIT", 0.0)
-    first = life.begin(1, False, None)
-    assert first
-    life.attended[first.instance] = first
-    assert finish(life.engine, first) is Outcome.RUNNING
-    life.daemon.boxes[first.instance].running = False
-    assert life.begin(2, False, first.id if wanted else "") is None
-    assert set(life.daemon.boxes) == {first.instance}
-
-
-def test_a_shutdown_of_what_is_half_deleted_leaves_nothing(life: Sessions) -> None:
-    first = life.begin(1, False, None)
-    assert first
-    first.lock.release()
-    row = life.engine.instances.get(first.instance)
-    life.engine.instances.update(row.name, ephemeral=True, config={"user.coi.state": "removing"})
-    lifecycle.shutdown(life.engine, life.engine.instances.get(row.name), timeout=1)
-    assert life.daemon.boxes == {}
-    assert list((life.home / "locks").glob("*")) == []
-    life.what_runs_is_protected()
-
-
-@pytest.mark.parametrize("step", range(1, 100))
-def test_killed_while_an_older_container_is_begun_again(life: Sessions, step: int) -> None:
-    first = life.begin(1, True, None)
-    assert first
-    life.daemon.boxes[first.instance].log = ["one"]
-    life.daemon.boxes[first.instance].running = False
-    assert finish(life.engine, first) is Outcome.KEPT
-    first.lock.release()
-    second = life.begin(2, False, first.id)
-    assert second
-    life.daemon.boxes[second.instance].log.append("two")
-    second.lock.release()
-    lifecycle.shutdown(life.engine, life.engine.instances.get(second.instance), timeout=1)
-    life.nothing_saved_is_lost()
-    life.in_a_process_of_its_own(lambda: life.begin(1, True, first.id), step)
-    life.look()
-    life.nothing_saved_is_lost()
-    third = life.begin(1, True, first.id)
-    assert third
-    life.attended[third.instance] = third
-    assert life.daemon.boxes[third.instance].log == ["one", "two"]
-
-
 @pytest.mark.parametrize("step", range(1, 60))
 def test_killed_while_it_puts_aside(life: Sessions, step: int) -> None:
     """What has been moved is shown as put aside, whatever was written of it."""
@@ -608,7 +485,7 @@ def test_killed_while_it_puts_aside(life: Sessions, step: int) -> None:
 
 def test_lives_of_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without shrinking, which takes minutes: what failed is printed as it was."""
-    monkeypatch.setattr(claiming, "_RESUME_WAIT", 0.0)  # for one that this process attends
+    monkeypatch.setattr(resume, "WAIT", 0.0)  # for one that this process attends
     run_state_machine_as_test(
         Sessions,
         settings=settings(

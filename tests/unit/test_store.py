@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coi.errors import CoiError, NotFoundError, UsageError
+from coi.errors import CoiError, NotFoundError, RefusedError, UsageError
 from coi.files import make_private
 from coi.session.naming import new_session_id
 from coi.session.store import METADATA, SavedSession, Store
@@ -115,7 +115,7 @@ def faults(at: int, error: Callable[[], BaseException]) -> Iterator[list[str]]:
         real = getattr(os, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR):
+            if name == "open" and not args[1] & os.O_CREAT:
                 return real(*args, **kwargs)
             made.append(name)
             if len(made) == at:
@@ -428,6 +428,50 @@ def test_a_save_under_way_is_not_swept(earlier: bool, store: Store) -> None:
     check_sweep(store)
 
 
+def test_what_is_being_saved_is_not_deleted(store: Store) -> None:
+    saved = save(store, b"one")
+    before = snapshot(saved.path)
+    with store.writing("dummy", ID):
+        with pytest.raises(RefusedError, match="is being saved"):
+            store.delete(saved)
+        assert before.items() <= snapshot(saved.path).items()
+    store.delete(saved)
+    assert not saved.path.exists()
+
+
+def test_an_entry_that_is_no_file_keeps_nothing_else(store: Store, tmp_path: Path) -> None:
+    """What saves have left goes all the same, and no link is followed."""
+    saved = save(store, b"one")
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    (saved.path / "state-00.tar").symlink_to(outside)
+    (saved.path / "state-01.tar").mkdir()
+    (saved.path / "state-02.tar").write_text("cut off")
+    beside = saved.path / f".{METADATA}.03"
+    beside.write_text("cut off")
+    for directory in store.torn():
+        store.sweep(directory)
+    assert {path.name for path in saved.path.iterdir()} == {
+        METADATA, saved.state, "state-00.tar", "state-01.tar",
+    }  # fmt: skip
+    assert outside.read_text() == "x"
+    assert store.torn() == []
+
+
+def test_a_save_whose_file_was_taken_away_is_not_named(store: Store) -> None:
+    saved = save(store, b"one")
+
+    def save_what_goes() -> None:
+        with store.writing("dummy", ID) as pending:
+            (pending.directory / pending.name).unlink()
+            pending.commit(replace(saved, state=pending.name))
+
+    with pytest.raises(CoiError, match="cannot save"):
+        save_what_goes()
+    assert list(store.all()) == [saved]
+    assert saved.state_path
+
+
 def test_what_another_version_has_saved_is_not_swept(store: Store) -> None:
     saved = save(store, b"one")
     (saved.path / METADATA).write_text('{"format": 2}')
@@ -489,6 +533,9 @@ def test_a_save_begins_anew_where_it_is_swept_away(
         make_private(path)
         if made == 1:
             store.sweep(path)
+            raise FileNotFoundError(path)  # it looks at what it has made
+        if made == 2:
+            store.sweep(path)
 
     locked = 0
 
@@ -504,7 +551,7 @@ def test_a_save_begins_anew_where_it_is_swept_away(
     monkeypatch.setattr("coi.session.store.make_private", make)
     monkeypatch.setattr(fcntl, "flock", lock)
     saved = save(store, b"one")
-    assert (made, locked) == (3, 2)
+    assert (made, locked) == (4, 2)
     assert snapshot(directory).keys() == {METADATA, saved.state}
 
 
