@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
-from dummy import ask, booted, power_off, said, start
+from dummy import PROMPT, ask, booted, codes, power_off, said, start
 
 from coi.incus.payload import Payload
 from coi.testing.host import Host
@@ -96,6 +97,33 @@ def test_a_coi_that_was_killed_is_waited_for_a_while(host: Host) -> None:
     assert _seconds_to_stop(name) > _AT_ONCE
     _next_coi(host)
     _kept(host)
+
+
+def test_a_resume_from_elsewhere_waits_for_the_coi_that_is_with_it(host: Host) -> None:
+    """While it powers off, there is no terminal in it to go to."""
+    screen = _session(host)
+    screen.detach()
+    screen.ended()
+    (saved,) = host.saved()
+    screen = host.screen("attach")
+    ask(screen, "and CODE-PEAR")
+    screen.child.kill(signal.SIGSTOP)
+    name = host.instance()
+    _as_root(name, "systemctl --no-block poweroff")
+    wait_for(
+        lambda: "stopping" in incus("exec", name, "-T", "--", "systemctl", "is-system-running").out
+    )
+    resumed = host.screen("shell", f"--resume={saved['id']}")
+    resumed.expect_log("Waiting for the coi that saves session")
+    assert set(host.instances()) == {name}
+    screen.child.kill(signal.SIGCONT)
+    screen.ended()
+    assert "Session data saved" in screen.log
+    resumed.expect(PROMPT)
+    assert codes(resumed) == ["CODE-PLUM", "CODE-PEAR"]
+    power_off(resumed)
+    resumed.end()
+    host.settled()
 
 
 def test_a_container_that_says_so_and_goes_on_is_ended(host: Host) -> None:
