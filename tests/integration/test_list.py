@@ -95,6 +95,7 @@ def test_text(host: Host) -> None:
     assert host.coi("list", "--all").ok().out == empty
 
     background(host)
+    wait_for(lambda: listed(host)["active_containers"][0]["ipv4"])
     stopped = make(host, "stopped", slot="2")
     (running, _) = host.coi("list", "--format", "json").ok().json["active_containers"]
     if running["name"] == stopped:

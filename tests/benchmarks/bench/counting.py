@@ -138,7 +138,10 @@ class Counter:
         return Taken(calls, modules, Counts(len(calls), cpu, peak))
 
     def _noted(self) -> list[list[str]]:
-        found = sorted(self._calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        def begun(path: Path) -> tuple[int, int]:
+            return path.stat().st_mtime_ns, int(path.name)  # two may be of one tick of that clock
+
+        found = sorted(self._calls.iterdir(), key=begun)
         return [path.read_bytes().decode("utf-8", "replace").split("\0")[:-1] for path in found]
 
     @staticmethod
