@@ -7,12 +7,14 @@ carries the same options, and what is given on either side lands in one
 
 # Annotations are evaluated here: typer compiles those that are texts, one by one, at each start.
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import CommandInfo
 
 from coi import PROJECT_URL, __version__
 from coi.cli.context import Context
@@ -172,7 +174,30 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A noun: its commands carry the global flags."""
+    """A noun: its commands carry the global flags.
+
+    Each is made of its function when it is asked for; typer itself makes all of them at each
+    start, a millisecond each.
+    """
+
+    @classmethod
+    def of(cls, app: typer.Typer) -> "Group":
+        """The group that an application of this class is."""
+        bare = copy(app)
+        bare.registered_commands = []
+        group = typer.main.get_group(bare)
+        assert isinstance(group, cls)  # noqa: S101 - as the application says
+        for info in app.registered_commands:
+            assert info.callback is not None  # noqa: S101 - registered by a decorator
+            name = info.name or typer.main.get_command_name(info.callback.__name__)
+            group.commands[name] = _Unmade(name, app, info)
+        return group
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = self.commands.get(cmd_name)
+        if isinstance(command, _Unmade):
+            command = self.commands[cmd_name] = command.made()
+        return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not self.invoke_without_command and not ctx.resilient_parsing:
@@ -182,6 +207,21 @@ class Group(TyperGroup):
                 hint=", ".join(f"{ctx.command_path} {name}" for name in names),
             )
         return super().parse_args(ctx, args)
+
+
+class _Unmade(TyperCommand):
+    """A command of which only the name is known."""
+
+    def __init__(self, name: str, app: typer.Typer, info: CommandInfo) -> None:
+        self.name = name
+        self._app, self._info = app, info
+
+    def made(self) -> Any:
+        return typer.main.get_command_from_info(
+            self._info,
+            pretty_exceptions_short=self._app.pretty_exceptions_short,
+            rich_markup_mode=self._app.rich_markup_mode,
+        )
 
 
 class Root(TyperGroup):
@@ -203,7 +243,7 @@ class Root(TyperGroup):
         module, attribute = entry
         app = getattr(import_module(module), attribute)
         app._add_completion = False  # `coi completion` prints the scripts
-        command = typer.main.get_command(app)
+        command = Group.of(app) if app.info.cls is Group else typer.main.get_command(app)
         command.name = cmd_name
         return command
 
