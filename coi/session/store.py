@@ -24,7 +24,6 @@ from typing import IO, Any
 
 from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.files import is_at, make_private, sync_directory, write_beside
-from coi.incus.shield import shielded
 from coi.records import path_text, record, texts, typed
 from coi.session.naming import check_session_id, is_session_id
 
@@ -253,6 +252,8 @@ class Pending:
         Raises:
             OSError: the disk refused; the previous save stands.
         """
+        from coi.incus.shield import shielded
+
         self.file.flush()
         os.fsync(self.file.fileno())
         if not is_at(self.file.fileno(), self.directory / self.name):

@@ -110,9 +110,7 @@ def test_a_resume_from_elsewhere_waits_for_the_coi_that_is_with_it(host: Host) -
     screen.child.kill(signal.SIGSTOP)
     name = host.instance()
     _as_root(name, "systemctl --no-block poweroff")
-    wait_for(
-        lambda: "stopping" in incus("exec", name, "-T", "--", "systemctl", "is-system-running").out
-    )
+    wait_for(lambda: "systemd-shutdow" in incus("exec", name, "-T", "--", "cat", "/proc/1/comm").out)
     resumed = host.screen("shell", f"--resume={saved['id']}")
     resumed.expect_log("Waiting for the coi that saves session")
     assert set(host.instances()) == {name}
