@@ -163,6 +163,7 @@ class Fed:
         self._marked = False  # the other end was heard
         self._begun = False  # as often as it takes
         self._closed = False  # nobody reads our standard error any more
+        self._kept = False  # what is heard before the command has begun is not passed on
         fed, sink = os.pipe()
         heard, theirs = os.pipe()
         self._sink: int | None = sink
@@ -210,6 +211,7 @@ class Fed:
             TimeoutError: the time is over; the child still runs.
         """
         self._on_begin = on_begin
+        self._kept = begin_within is not None
         deadline = _after(begin_within)
         try:
             while not self._begun and not self.process.poll():
@@ -220,13 +222,11 @@ class Fed:
         while not self.process.poll():
             self._pump(_left(deadline))
         code = self.process.wait()
-        ours = self._begun or begin_within is None
-        while self._heard is not None or self._out is not None or (self._ready() and ours):
+        while self._heard is not None or self._out is not None or self._ready():
             self._pump(None, ended=True)
-            ours = self._begun or begin_within is None
         if not self._begun and code == 255 and self._errors == _NOT_ENTERED:
             raise NotEnteredError("the daemon could not enter the container", hint="try again")
-        if not self._begun and begin_within is not None:
+        if not self._begun and self._kept:
             raise NotBegunError(code, self._errors.decode("utf-8", "replace").strip())
         if bytes(self._errors) == _LAST_WORDS.get(code):
             self._errors.clear()
@@ -236,7 +236,7 @@ class Fed:
 
     def _ready(self) -> int:
         """How much of standard error is surely not the client's last word."""
-        if not self._begun and self._heard is not None:
+        if not self._begun and (self._kept or self._heard is not None):
             return 0
         errors = bytes(self._errors)
         if not self._begun and errors == _NOT_ENTERED:

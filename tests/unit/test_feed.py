@@ -269,10 +269,11 @@ def test_its_own_troubles_are_not_the_command_s(sh: Runner) -> None:
             timeout=0.5, begin_within=30,
         )  # fmt: skip
 
-    with pytest.raises(NotBegunError) as caught:
-        run("echo why >&2; exit 91")
-    assert (caught.value.code, caught.value.text) == (91, "why")
-    assert read_all(errors) == b""
+    for script in ("exit 91", "exec 2>&-; sleep 0.3; exit 91"):  # it is seen to end, or said all
+        with pytest.raises(NotBegunError) as caught:
+            run(f"echo why >&2; {script}")
+        assert (caught.value.code, caught.value.text) == (91, "why")
+        assert read_all(errors) == b""
     # the time until it begins does not count
     assert run("sleep 1\n" + READ_HEADER + "exit 7") == 7
     with pytest.raises(TimeoutError):
