@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Annotated
 
 import typer
 
 from coi.cli.context import Context
 from coi.cli.options import Command, context_of
-from coi.errors import Interrupted, NotFoundError
+from coi.errors import CoiError, Interrupted, NotFoundError
 
 app = typer.Typer()
 
@@ -33,18 +33,16 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
     asked = engine.instances.begin_all()
 
     # Imported while the daemon is at it.
-    from coi.cli.place import network_of
     from coi.incus.shield import shielded
     from coi.session.attach import converse, shell
-    from coi.session.finish import Outcome, finish
     from coi.session.model import from_instance, is_headless, is_session, superseded
-    from coi.session.naming import instance_name
-    from coi.session.network import agree
     from coi.session.recover import recover
     from coi.session.terminal import need_terminal
-    from coi.workspace.directory import absolute
 
     if name is None and context.slot:
+        from coi.session.naming import instance_name
+        from coi.workspace.directory import absolute
+
         name = instance_name(engine.prefix, absolute(context.workspace), context.slot)
     rows = asked()
     gone = recover(engine, rows).gone
@@ -67,17 +65,29 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         return
     need_terminal()
     if context.values.get("network") is not None:
+        from coi.cli.place import network_of
+        from coi.session.network import agree
+
         agree(active[0], network_of(context), context.output.notice)
     session = from_instance(engine, active[0], attached=True)
     context.output.notice(f"Attaching to {session.instance}...")
     attended = session.lock.try_acquire()
     ended: Interrupted | None = None
     removed = False
+
+    def get_ready() -> None:
+        """For the end, which is not to wait for imports."""
+        if attended:
+            from coi.session import finish  # noqa: F401 - it is there then
+
+            with suppress(CoiError):  # the end says so
+                _ = session.tool.state
+
     try:
         try:
             if bash:
-                shell(engine, session)
-            elif not converse(engine, session) and not attended:
+                shell(engine, session, meanwhile=get_ready)
+            elif not converse(engine, session, meanwhile=get_ready) and not attended:
                 context.output.notice(f"{session.instance} is powering off")
         except Interrupted as error:
             ended = error
@@ -86,6 +96,8 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
                 f"Not saved: session {session.id} went on in another container since"
             )
         elif attended:
+            from coi.session.finish import Outcome, finish
+
             with shielded() if ended else nullcontext():
                 removed = finish(engine, session) is Outcome.REMOVED
     finally:

@@ -28,7 +28,6 @@ from coi.tools.prepare import find_session_id, host_access, prepare
 from coi.workspace.directory import INSIDE
 
 DEFAULT_IMAGE = Defaults.image
-ATTACH_WAIT = 60.0  # seconds that the terminal waits for tmux to be there
 
 
 @record(frozen=True)
@@ -214,7 +213,7 @@ class Starting:
         """Wait for it; the exit code and what it said."""
         try:
             with self._process:
-                exit_code = self._process.wait(ATTACH_WAIT)
+                exit_code = self._process.wait(inside.ATTACH_WAIT)
             return exit_code, read_all(self._errors).decode("utf-8", "replace").strip()
         except TimeoutError as error:
             raise CoiError(f"{session.instance} does not take the session's files") from error

@@ -20,7 +20,7 @@ from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.records import record
 from coi.session import inside, making
-from coi.session.begin import ATTACH_WAIT, Load, no_tool
+from coi.session.begin import Load, no_tool
 from coi.session.begin import load as load_files
 from coi.session.claim import claim
 from coi.session.feed import READ_HEADER, SAY_READY, NotBegunError, execute, header
@@ -207,7 +207,7 @@ def _execute(
             stdout=output,
             stderr=stderr,
             timeout=timeout,
-            begin_within=DEADLINE + ATTACH_WAIT,
+            begin_within=DEADLINE + inside.ATTACH_WAIT,
             on_begin=begun,
             on_end=end,  # first: the client only passes signals on
             die_with_parent=True,

@@ -6,9 +6,7 @@ a user gave is in them: values travel in the tar stream on standard input.
 
 from __future__ import annotations
 
-import io
 import shlex
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
@@ -19,6 +17,8 @@ from coi.workspace.ownership import SessionUser
 # In the home inside: environment, launcher, tmux configuration and socket. The socket is
 # not in /tmp because systemd-tmpfiles empties that a moment after tmux has started.
 DIRECTORY = ".coi"
+
+ATTACH_WAIT = 60.0  # seconds that the terminal waits for tmux to be there
 
 # Exit codes of the scripts below; anything else is the command's or the client's own.
 NO_USER = 91
@@ -317,6 +317,9 @@ def files_for(
 
 def pack(files: Iterable[tuple[str, bytes, int]]) -> bytes:
     """A tar of (path relative to the home, content, mode), parents with mode 0700."""
+    import io
+    import tarfile
+
     buffer = io.BytesIO()
     made: set[str] = set()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:

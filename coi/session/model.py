@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coi import __version__
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
@@ -226,11 +226,32 @@ def number(row: Instance, key: str) -> int:
     return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else 0
 
 
+class _Later:
+    """The tool of a session that runs, looked up when more than its name is asked for: plugins
+    are 15 ms that nobody waits for at a prompt.
+
+    Raises:
+        NotFoundError: there is none; at that moment.
+    """
+
+    def __init__(self, name: str, look_up: Callable[[str], Tool]) -> None:
+        self.name = name
+        self._look_up = look_up
+
+    def __getattr__(self, key: str) -> Any:
+        return getattr(self._look_up(self.name), key)
+
+
 def from_instance(engine: Engine, row: Instance, *, attached: bool) -> Session:
-    """The session that an instance says it is (its keys are Incus's, not the container's)."""
+    """The session that an instance says it is (its keys are Incus's, not the container's).
+
+    Raises:
+        NotFoundError: its tool is not installed; of one that is attached to, once it is saved.
+    """
+    name = row.coi("tool")
     return Session(
         id=row.coi("session-id"),
-        tool=engine.tool(row.coi("tool")),
+        tool=cast("Tool", _Later(name, engine.tool)) if attached else engine.tool(name),
         instance=row.name,
         slot=number(row, "slot"),
         workspace=Path(row.coi("workspace")),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from test_session_machine import Sessions
 
-from coi.errors import CoiError, RefusedError
+from coi.api import Tool
+from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.session import lifecycle, resume
 from coi.session.finish import Outcome, finish, finish_stopped
-from coi.session.model import SAVED, Session, superseded
+from coi.session.model import SAVED, Session, from_instance, superseded
 from coi.session.recover import recover
 from coi.session.resume import Found
 
@@ -307,6 +309,29 @@ def test_an_older_container_that_was_started_by_hand(life: Sessions) -> None:
     lifecycle.shutdown(life.engine, row, timeout=1)
     assert first.instance not in life.daemon.boxes
     assert life.saved() == {first.id: ["one", "two"]}
+
+
+def test_the_tool_of_what_runs_is_looked_up_when_it_is_used(life: Sessions) -> None:
+    """An attach waits for no plugin, and goes to a session whose tool is gone."""
+    first = life.begin(1, False, None)
+    assert first
+    first.lock.release()
+    row = life.engine.instances.get(first.instance)
+
+    def gone(name: str) -> Tool:
+        raise NotFoundError(f"there is no tool named {name!r}")
+
+    engine = replace(life.engine, tool=gone)
+    session = from_instance(engine, row, attached=True)
+    assert (session.tool.name, session.id, session.start) == ("dummy", first.id, first.start)
+    with pytest.raises(NotFoundError):
+        _ = session.tool.state
+    with pytest.raises(NotFoundError):
+        finish(engine, session)
+    assert life.daemon.boxes[first.instance].running
+    assert from_instance(life.engine, row, attached=True).tool.state == (".dummy",)
+    with pytest.raises(NotFoundError):
+        from_instance(engine, row, attached=False)
 
 
 def test_what_a_save_left_that_was_cut_off_is_cleaned(
