@@ -34,7 +34,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
 
     # Imported while the daemon is at it.
     from coi.incus.shield import shielded
-    from coi.session.attach import converse, shell
+    from coi.session.attach import Ended, converse, shell
     from coi.session.model import from_instance, is_headless, is_session, superseded
     from coi.session.recover import recover
     from coi.session.terminal import need_terminal
@@ -87,7 +87,7 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         try:
             if bash:
                 shell(engine, session, meanwhile=get_ready)
-            elif not converse(engine, session, meanwhile=get_ready) and not attended:
+            elif converse(engine, session, meanwhile=get_ready) is Ended.STOPPING and not attended:
                 context.output.notice(f"{session.instance} is powering off")
         except Interrupted as error:
             ended = error

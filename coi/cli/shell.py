@@ -84,7 +84,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     starting: Starting | None = None
     ended: Interrupted | None = None
     attended = False
-    whole = True
+    how = None  # the conversation ended
     loads: list[Load] = []
 
     def gather(session: Session) -> None:
@@ -96,7 +96,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     try:
         session = claim(engine, request, undo, gather)
         attended = session.lock.held
-        from coi.session.attach import converse, shell
+        from coi.session.attach import Ended, converse, shell
         from coi.session.begin import begin
         from coi.session.making import refill
 
@@ -119,7 +119,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
             session.lock.release()
             return
         if tmux:
-            whole = converse(engine, session, starting=starting)
+            how = converse(engine, session, starting=starting)
         else:
             shell(engine, session, launch=True)
     except BaseException as error:
@@ -142,10 +142,11 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
                 outcome = finish(engine, session)
         finally:
             session.lock.release(remove=outcome is Outcome.REMOVED)
-        if session.attached and not whole and outcome is Outcome.REMOVED:
+        if session.attached and how in (Ended.STOPPING, Ended.CUT) and outcome is Outcome.REMOVED:
             # It was powering off when we came: go on with it in a fresh container.
             again = True
-    elif session.attached and not whole and ended is None:  # and somebody else is with it
+    elif session.attached and how is Ended.STOPPING and ended is None:
+        # The same, and somebody else is with it.
         from coi.session import resume as resuming
 
         resuming.wait(engine, session.instance, session.id, session.start)

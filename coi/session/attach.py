@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from coi.errors import CoiError
@@ -25,18 +26,22 @@ Meanwhile = Callable[[], object]
 _AT_ONCE = 1.0  # seconds in which nobody has typed `sudo poweroff`
 
 
+class Ended(Enum):
+    """How it ended."""
+
+    LEFT = "left"
+    STOPPING = "stopping"  # the session was powering off already: there was nothing to attach to
+    CUT = "cut off"  # at once, by the client or the daemon
+
+
 def converse(
     engine: Engine,
     session: Session,
     *,
     starting: Starting | None = None,
     meanwhile: Meanwhile = lambda: None,
-) -> bool:
+) -> Ended:
     """Attach this terminal to the session's tmux until it lets go.
-
-    Returns:
-        False when the session was powering off already, so that there was
-        nothing to attach to.
 
     Args:
         starting: the exec that starts the tool; the terminal's own exec is
@@ -66,7 +71,9 @@ def converse(
             f"No tmux session found in {session.instance}",
             hint=f"coi attach {session.instance} --bash opens a shell",
         )
-    return exit_code != inside.STOPPING and not (cut and time.monotonic() - begun < _AT_ONCE)
+    if exit_code == inside.STOPPING:
+        return Ended.STOPPING
+    return Ended.CUT if cut and time.monotonic() - begun < _AT_ONCE else Ended.LEFT
 
 
 def shell(

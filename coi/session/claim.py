@@ -16,7 +16,7 @@ from coi.errors import CoiError
 from coi.incus.errors import AlreadyExistsError
 from coi.session import guard, making
 from coi.session.body import instance_body, with_workspace
-from coi.session.model import Session, from_instance, identity, is_headless, number
+from coi.session.model import Session, from_instance, identity, is_headless, number, superseded
 from coi.session.naming import instance_name, new_session_id, new_start, workspace_id
 from coi.session.network import agree, on_ground
 
@@ -95,7 +95,8 @@ def _claim_certain(
     if running is not None:
         engine.report(f"Session {running.coi('session-id')} is still running in {running.name}")
     elif request.slot and request.resume is None:
-        running = next((row for row in kept if row.running), None)
+        ours = (row for row in kept if row.running and not superseded(engine, row))
+        running = next(ours, None)
     if running is not None:
         agree(running, request.network, engine.report)
         request.limits.agree(running, engine.report)
@@ -135,9 +136,13 @@ def _claim(
         lock = engine.lock(row.name)
         if row.name in found.unsaved or not lock.try_acquire():
             continue
-        now = still_kept(engine, request, row, lock.stamp == found.stamps.get(row.name))
+        now = None
+        try:
+            now = still_kept(engine, request, row, lock.stamp == found.stamps.get(row.name))
+        finally:
+            if now is None:
+                lock.release()
         if now is None:
-            lock.release()
             continue
         return _reuse(engine, request, undo, now, lock, session_id, saved, meanwhile)
     taken = {row.name for row in found.rows}

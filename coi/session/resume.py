@@ -51,7 +51,9 @@ def look(engine: Engine, request: StartRequest) -> Found:
         rows = [row for row in rows if row.name not in done.gone]
         unsaved |= done.unsaved  # once tried in vain is enough
         ended = [row for row in wanted(engine, request, rows) if row.stopped]
-        row = next((row for row in ended if row.name in done.busy), None)
+        # One that is being made, or started, is stopped, too: its coi notes that.
+        busy_ones = (row for row in ended if row.name in done.busy and engine.began(row))
+        row = next(busy_ones, None)
         if row is not None:
             wait(engine, row.name, row.coi("session-id"), row.coi("start"), deadline)
             continue
@@ -120,7 +122,8 @@ def wait(
     """Wait until the coi that is with a session which has ended has saved it.
 
     Args:
-        start: of its container; with another one that coi goes on with it.
+        start: of its container; with another one, or where it is only starting, that coi goes
+            on with it.
         deadline: of ``time.monotonic()``; else it is :data:`WAIT` from now.
 
     Raises:
@@ -129,7 +132,8 @@ def wait(
     engine.report(f"Waiting for the coi that saves session {session_id} of {name}")
     deadline = time.monotonic() + WAIT if deadline is None else deadline
     lock, next_look = engine.lock(name), time.monotonic() + _LOOK
-    while not lock.try_acquire():
+    starting = False
+    while True:
         if time.monotonic() > deadline:
             raise CoiError(
                 f"session {session_id} has ended in {name}, and the coi that is with it does not "
@@ -137,14 +141,21 @@ def wait(
                 details=f"it was waited for {WAIT:.0f} s",
                 hint="end that coi (it may be suspended), then the next one saves the session",
             )
+        if lock.try_acquire():
+            break
+        starting = starting or lock.read() == session_id
         time.sleep(_POLL)
         if time.monotonic() > next_look:
             now = engine.instances.find(name)
-            if now is not None and now.running and now.coi("start") != start:
+            if now is not None and now.running and (starting or now.coi("start") != start):
                 return
             next_look = time.monotonic() + _LOOK
-    now = engine.instances.find(name)
-    lock.release(remove=now is None or now.coi("state") == REMOVING)
+    gone = False
+    try:
+        now = engine.instances.find(name)
+        gone = now is None or now.coi("state") == REMOVING
+    finally:
+        lock.release(remove=gone)
 
 
 def _own(engine: Engine, request: StartRequest, rows: list[Instance]) -> list[Instance]:

@@ -191,6 +191,47 @@ def test_killed_while_an_older_container_is_begun_again(life: Sessions, step: in
     assert life.daemon.boxes[third.instance].log == ["one", "two"]
 
 
+def test_one_that_another_coi_is_starting_is_not_waited_for(
+    life: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped until it runs; what is resumed is what was saved."""
+    monkeypatch.setattr(resume, "WAIT", 0.0)
+    saved = kept(life, 1, "one")
+    other = life.begin(2, False, None)
+    assert other
+    other.starts()  # as while it is made
+    life.daemon.boxes[other.instance].running = False
+    again = life.begin(0, False, "")
+    assert again
+    life.attended[again.instance] = again
+    assert again.id == saved.id
+    life.daemon.boxes[other.instance].running = True
+    other.begins()
+    other.lock.release()
+
+
+def test_one_that_turns_out_to_be_starting_is_not_waited_for(
+    life: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = powering_off(life)
+    row = life.engine.instances.get(other.instance)
+    life.attended[other.instance] = other
+    steps: list[float] = []
+
+    def sleeps(seconds: float) -> None:
+        steps.append(seconds)
+        if len(steps) == 1:
+            other.starts()
+        else:
+            other.begins()
+            life.daemon.boxes[other.instance].running = True
+
+    monkeypatch.setattr(resume, "_LOOK", 0.0)
+    monkeypatch.setattr(time, "sleep", sleeps)
+    resume.wait(life.engine, row.name, other.id, row.coi("start"))
+    assert len(steps) == 2
+
+
 def in_the_meantime(life: Sessions, slot: int) -> str:
     """Another coi begins in a kept container, says something and leaves; the container's name."""
     other = life.begin(slot, True, None)
@@ -301,11 +342,12 @@ def test_an_older_container_that_was_started_by_hand(life: Sessions) -> None:
     box.running = True
     row = life.engine.instances.get(first.instance)
     assert (row.coi("state"), superseded(life.engine, row)) == (SAVED, True)
-    third = life.begin(0, False, first.id)
-    assert third
-    life.attended[third.instance] = third
-    assert third.instance != first.instance
-    assert life.daemon.boxes[third.instance].log == ["one", "two"]
+    for persistent in (False, True):
+        third = life.begin(1, persistent, None if persistent else first.id)
+        assert third
+        life.attended[third.instance] = third
+        assert third.instance != first.instance
+        assert life.daemon.boxes[third.instance].log == ([] if persistent else ["one", "two"])
     lifecycle.shutdown(life.engine, row, timeout=1)
     assert first.instance not in life.daemon.boxes
     assert life.saved() == {first.id: ["one", "two"]}
