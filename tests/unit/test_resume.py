@@ -26,17 +26,6 @@ def life() -> Iterator[Sessions]:
     machine.teardown()
 
 
-def kept(life: Sessions, slot: int, *log: str) -> Session:
-    """A session in a container that is stopped, saved and kept."""
-    session = life.begin(slot, True, None)
-    assert session
-    box = life.daemon.boxes[session.instance]
-    box.log, box.running = [*log], False
-    assert finish(life.engine, session) is Outcome.KEPT
-    session.lock.release()
-    return session
-
-
 def test_a_resumed_session_is_not_another_that_runs_in_its_slot(life: Sessions) -> None:
     first = life.begin(1, False, None)
     assert first
@@ -170,12 +159,7 @@ def test_a_shutdown_of_what_is_half_deleted_leaves_nothing(life: Sessions) -> No
 
 @pytest.mark.parametrize("step", range(1, 100))
 def test_killed_while_an_older_container_is_begun_again(life: Sessions, step: int) -> None:
-    first = life.begin(1, True, None)
-    assert first
-    life.daemon.boxes[first.instance].log = ["one"]
-    life.daemon.boxes[first.instance].running = False
-    assert finish(life.engine, first) is Outcome.KEPT
-    first.lock.release()
+    first = life.kept(1, "one")
     second = life.begin(2, False, first.id)
     assert second
     life.daemon.boxes[second.instance].log.append("two")
@@ -196,7 +180,7 @@ def test_one_that_another_coi_is_starting_is_not_waited_for(
 ) -> None:
     """It is stopped until it runs; what is resumed is what was saved."""
     monkeypatch.setattr(resume, "WAIT", 0.0)
-    saved = kept(life, 1, "one")
+    saved = life.kept(1, "one")
     other = life.begin(2, False, None)
     assert other
     other.starts()  # as while it is made
@@ -270,7 +254,7 @@ def test_what_was_begun_since_it_was_listed_is_not_recovered(life: Sessions) -> 
 def test_what_was_begun_since_it_was_listed_is_not_begun_anew(
     life: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept(life, 1, "one")
+    life.kept(1, "one")
     real = resume.look
     names: list[str] = []
 
@@ -294,7 +278,7 @@ def test_a_kept_container_that_could_not_be_started_is_begun_again(
     life: Sessions, monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
     """As with a port that is taken: there is nothing in it that is not saved."""
-    first = kept(life, 1, "one")
+    first = life.kept(1, "one")
     real = life.engine.instances.__class__.set_state
 
     def refuses(*args: Any, **more: Any) -> None:
@@ -318,7 +302,7 @@ def test_a_kept_container_that_could_not_be_started_is_begun_again(
 @pytest.mark.parametrize("wanted", [True, False])
 def test_what_was_never_saved_is_not_called_unknown(life: Sessions, wanted: bool) -> None:
     """Nor is an older one resumed in its place."""
-    kept(life, 1, "one")
+    life.kept(1, "one")
     second = life.begin(2, False, None)
     assert second
     life.daemon.boxes[second.instance].log = ["two"]
@@ -332,7 +316,7 @@ def test_what_was_never_saved_is_not_called_unknown(life: Sessions, wanted: bool
 
 
 def test_an_older_container_that_was_started_by_hand(life: Sessions) -> None:
-    first = kept(life, 1, "one")
+    first = life.kept(1, "one")
     second = life.begin(2, False, first.id)
     assert second
     life.daemon.boxes[second.instance].log.append("two")
@@ -379,7 +363,7 @@ def test_the_tool_of_what_runs_is_looked_up_when_it_is_used(life: Sessions) -> N
 def test_what_a_save_left_that_was_cut_off_is_cleaned(
     life: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = kept(life, 1, "one")
+    first = life.kept(1, "one")
     torn = life.engine.store.directory("dummy", first.id) / ".metadata.json.0123456789abcdef"
     torn.write_text("cut off")
     (item,) = lifecycle.leftovers(life.engine, sessions=False, everything=False)

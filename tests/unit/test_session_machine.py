@@ -148,6 +148,16 @@ class Sessions(RuleBasedStateMachine):
         undo.nothing()
         return session
 
+    def kept(self, slot: int, *log: str) -> Session:
+        """A session in a container that is stopped, saved and kept."""
+        session = self.begin(slot, True, None)
+        assert session
+        box = self.daemon.boxes[session.instance]
+        box.log, box.running = [*log], False
+        assert finish(self.engine, session) is Outcome.KEPT
+        session.lock.release()
+        return session
+
     @rule(slot=st.integers(0, 3), persistent=st.booleans())
     def start(self, slot: int, persistent: bool) -> None:
         session = self.begin(slot, persistent, None)
@@ -437,12 +447,7 @@ def life() -> Iterator[Sessions]:
 @pytest.mark.parametrize("end", ["shut down", "clean", "kill"])
 def test_a_kept_container_whose_session_went_on_in_another(life: Sessions, end: str) -> None:
     """Its state is older than what is saved, and the session's protected paths are not its own."""
-    first = life.begin(1, True, None)
-    assert first
-    life.daemon.boxes[first.instance].log = ["one"]
-    life.daemon.boxes[first.instance].running = False
-    assert finish(life.engine, first) is Outcome.KEPT
-    first.lock.release()
+    first = life.kept(1, "one")
     life.nothing_saved_is_lost()
     second = life.begin(2, False, first.id)
     assert second
