@@ -96,7 +96,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
     try:
         session = claim(engine, request, undo, gather)
         attended = session.lock.held
-        from coi.session.attach import Ended, converse, shell
+        from coi.session.attach import Ended, converse, nothing, shell
         from coi.session.begin import begin
         from coi.session.making import refill
 
@@ -119,9 +119,15 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
             session.lock.release()
             return
         if tmux:
-            how = converse(engine, session, starting=starting)
+            how = converse(
+                engine,
+                session.instance,
+                session.user,
+                start=session.start if starting else "",
+                meanwhile=partial(starting.result, engine, session) if starting else nothing,
+            )
         else:
-            shell(engine, session, launch=True)
+            shell(engine, session.instance, session.user, launch=True)
     except BaseException as error:
         begun = starting.succeeded if starting else session is not None and session.attached
         if not begun or session is None:

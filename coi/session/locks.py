@@ -19,7 +19,7 @@ from coi.files import is_at, make_private
 _POLL = 0.02  # seconds
 
 
-_NOTE = 64  # bytes
+_NOTE = 512  # bytes
 
 Stamp = tuple[int, int]
 
@@ -103,7 +103,9 @@ class Lock:
         """Write the note; '' takes it away. Only who holds the lock does."""
         if self._fd is None:
             return
-        data = note.encode()[:_NOTE]
+        data = note.encode()
+        if len(data) > _NOTE:
+            data = b""  # half of it would tell something else
         try:
             os.pwrite(self._fd, data, 0)
             os.ftruncate(self._fd, len(data))

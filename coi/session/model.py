@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from coi import __version__
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
 from coi.records import record
+from coi.session.known import note
 from coi.session.limits import Limits
 from coi.session.locks import Lock, place_of
 from coi.session.network import Fencing, Ground
@@ -165,8 +166,8 @@ class Session:
         self.lock.write(self.id)
 
     def begins(self) -> None:
-        """All that it needs is inside, and its tool runs."""
-        self.lock.write("")
+        """All that it needs is inside, and its tool runs: who attaches need not ask for whom."""
+        self.lock.write(note(self.user))
 
 
 def identity(session: Session) -> dict[str, str]:
@@ -226,6 +227,12 @@ def number(row: Instance, key: str) -> int:
     return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else 0
 
 
+def user_of(row: Instance) -> SessionUser:
+    """Whom a session's processes run as."""
+    home = row.coi("home") or "/home/code"
+    return SessionUser(row.coi("user") or "code", number(row, "uid"), number(row, "gid"), home)
+
+
 class _Later:
     """The tool of a session that runs, looked up when more than its name is asked for: plugins
     are 15 ms that nobody waits for at a prompt.
@@ -255,12 +262,7 @@ def from_instance(engine: Engine, row: Instance, *, attached: bool) -> Session:
         instance=row.name,
         slot=number(row, "slot"),
         workspace=Path(row.coi("workspace")),
-        user=SessionUser(
-            row.coi("user") or "code",
-            number(row, "uid"),
-            number(row, "gid"),
-            row.coi("home") or "/home/code",
-        ),
+        user=user_of(row),
         persistent=row.coi("persistent") == "true",
         image=row.coi("image"),
         lock=engine.lock(row.name),

@@ -29,9 +29,14 @@ def terminal_name(environ: Mapping[str, str] = os.environ) -> str:
     return name if _KNOWN_TERM.fullmatch(name) else "xterm-256color"
 
 
+def has_terminal() -> bool:
+    """Whether there is a terminal to put a session on."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def need_terminal() -> None:
-    """Raise UsageError where there is no terminal to put the session on."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    """Raise UsageError where there is none."""
+    if not has_terminal():
         raise UsageError(
             "a session needs a terminal",
             hint="coi shell --background starts one without; coi run runs a command",

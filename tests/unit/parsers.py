@@ -48,6 +48,7 @@ FUZZED: Mapping[str, tuple[str, ...]] = {
         "coi.session.settlement:all_of",
     ),
     "test_fuzz_records.py::test_journals_of_any_kind": ("coi.session.settlement:_left",),
+    "test_known.py::test_notes_of_any_kind": ("coi.session.known:noted",),
     # What the daemon answers, and what can be set in it.
     "test_client.py::test_no_answer_crashes": ("coi.incus.client:Client.answer",),
     "test_fuzz_daemon.py::test_operations_of_any_shape": ("coi.session.warm:busy_of",),
