@@ -87,9 +87,9 @@ def test_the_file_holds_all_and_comes_back() -> None:
 def test_the_table() -> None:
     failed = Measured("list-100", "w", "f", counts=[Counts(1, 0.1, 9 << 10)], error="Oops: x")
     assert table([ROW, failed]).splitlines() == [
-        "row       floor s  coi s  ratio  difference s  calls  own CPU s  peak MiB",
-        "run         2.000  2.200   1.50        +0.500      3      0.200         2",
-        "list-100   failed                                  1      0.100         9",
+        "row       floor s  coi s  ratio  difference s  rounds  calls  own CPU s  peak MiB",
+        "run         2.000  2.200   1.50        +0.500       3      3      0.200         2",
+        "list-100   failed                                          1      0.100         9",
         "list-100: Oops: x",
     ]
     assert cells(Measured("x", "", "", floors=[2.0], ours=[1.0]))[4] == "-1.000"

@@ -40,11 +40,8 @@ def measured(results: Sequence[Results]) -> str:
     """The tables of some runs."""
     parts = []
     for one in results:
-        rounds = max(len(row.ours) for row in one.rows)
         table = markdown(HEAD, [cells(row) for row in one.rows])
-        parts.append(
-            f"### On `{one.about['driver']}`\n\n{rounds} rounds. {stated(one.about)}\n{table}"
-        )
+        parts.append(f"### On `{one.about['driver']}`\n\n{stated(one.about)}\n{table}")
     return "\n" + "\n".join(parts) + "\n"
 
 

@@ -11,7 +11,9 @@ from bench.measure import Measured
 from coi.records import record
 
 SCHEMA = 1  # of the JSON; goes up when a key changes its meaning or goes
-HEAD = ("row", "floor s", "coi s", "ratio", "difference s", "calls", "own CPU s", "peak MiB")
+HEAD = (
+    "row", "floor s", "coi s", "ratio", "difference s", "rounds", "calls", "own CPU s", "peak MiB",
+)  # fmt: skip
 
 
 @record
@@ -57,10 +59,11 @@ def _rounded(value: Any) -> Any:
 def cells(row: Measured) -> list[str]:
     """A row of the table, without an error's text."""
     if not row.ours or row.error:
-        timed = ["failed", "", "", ""]
+        timed = ["failed", "", "", "", ""]
     else:
         timed = [
             f"{row.floor:.3f}", f"{row.coi:.3f}", f"{row.ratio:.2f}", f"{row.difference:+.3f}",
+            str(len(row.ours)),
         ]  # fmt: skip
     counted = ["", "", ""]
     if row.counts:
