@@ -171,13 +171,24 @@ def lent_ids(as_root: None) -> Iterator[Callable[[int], None]]:
         path.write_text(path.read_text().replace(line, "", 1))
 
 
-@pytest.fixture(scope="module")
-def testhosts() -> None:
-    """The addresses that probes go to."""
+@pytest.fixture(scope="session")
+def testhosts() -> Iterator[None]:
+    """The addresses that probes go to; they go at the end, unless they stood before."""
     if os.getuid() != 0:
         pytest.skip("only root can make hosts to probe")
-    done = subprocess.run([FIXTURES / "testhosts", "up"], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+
+    def hosts(what: str) -> str:
+        done = subprocess.run(
+            [str(FIXTURES / "testhosts"), what], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    stand = "target" in hosts("status")
+    hosts("up")
+    yield
+    if not stand:
+        hosts("down")
 
 
 @pytest.fixture(scope="module")
