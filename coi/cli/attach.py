@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from coi.session.model import Engine
 
 app = typer.Typer()
-
-Told = Callable[[], None]  # something is said by it
 
 
 @app.command(cls=Command)
@@ -39,35 +37,27 @@ def attach(
 
 def run(context: Context, name: str | None, *, bash: bool) -> None:
     """Attach, and finish the session as `coi shell` would."""
-    from coi.session.known import Known, recall
-
     engine = context.engine
     if name is None and context.slot:
         from coi.session.naming import instance_name
         from coi.workspace.directory import absolute
 
         name = instance_name(engine.prefix, absolute(context.workspace), context.slot)
-    # Where a network is asked for, nobody goes in before it is seen that it is that one.
-    free = context.values.get("network") is None
-    known = recall(engine.home / "locks", name) if free else None
-    listed: Callable[[], list[Instance]]
-    if known:
-        from coi.session.terminal import has_terminal
+    if not bash and (known := _known(context, name)):
+        from coi.session.attach import NoTmuxError
 
-        listed = cache(lambda: engine.instances.begin_all()())
-        if has_terminal():
-            with suppress(_ElsewhereError):
-                look = partial(_confirm, engine, known, name, listed, bash=bash)
-                _attend(context, known, look, bash=bash)
-                return
-    else:
-        listed = engine.instances.begin_all()
+        with suppress(_ElsewhereError, NoTmuxError):  # what it is then is told below
+            _attend(context, known, name=name)
+            return
+    asked = engine.instances.begin_all()
 
     # Imported while the daemon is at it.
+    from coi.session.known import Known
+    from coi.session.model import user_of
     from coi.session.recover import recover
     from coi.session.terminal import need_terminal
 
-    rows = listed()
+    rows = asked()
     gone = recover(engine, rows).gone
     active = _active(engine, [row for row in rows if row.name not in gone], name, bash=bash)
     if name is not None and not active:
@@ -88,13 +78,26 @@ def run(context: Context, name: str | None, *, bash: bool) -> None:
         from coi.session.network import agree
 
         agree(row, network_of(context), context.output.notice)
-    from coi.session.model import user_of
-
-    _attend(context, Known(row.name, user_of(row)), lambda: (row, []), bash=bash)
+    _attend(context, Known(row.name, user_of(row), ""), row=row, bash=bash)
 
 
 class _ElsewhereError(Exception):
     """The daemon says something else than the lock remembers."""
+
+
+def _known(context: Context, name: str | None) -> Known | None:
+    """What can be attached to at once: the daemon is asked meanwhile.
+
+    Not where a network is asked for, which must be seen first; nor with --verbose, which would
+    write on the session's screen.
+    """
+    from coi.session.known import recall
+    from coi.session.terminal import has_terminal
+
+    if context.values.get("network") is not None or context.values.get("verbose"):
+        return None
+    engine = context.engine
+    return recall(engine.home / "locks", engine.prefix, name) if has_terminal() else None
 
 
 def _active(
@@ -109,51 +112,56 @@ def _active(
     return active if bash else [row for row in active if not is_headless(row)]
 
 
-def _confirm(
-    engine: Engine,
-    known: Known,
-    name: str | None,
-    listed: Callable[[], list[Instance]],
-    *,
-    bash: bool,
-) -> tuple[Instance, list[Told]]:
-    """See that what was known is so, while the client is there already.
-
-    Returns: the instance, and what recovering others has said: there is somebody else's
-        screen on the terminal now.
+def _confirmed(engine: Engine, known: Known, rows: list[Instance], name: str | None) -> Instance:
+    """What the daemon says of what is known.
 
     Raises:
-        _ElsewhereError: it is another one, or there is more than one.
+        _ElsewhereError: another one is meant, or there is more than one.
     """
     from coi.session.known import Known
     from coi.session.model import user_of
+
+    active = _active(engine, rows, name, bash=False)
+    if [Known(row.name, user_of(row), row.coi("start")) for row in active] != [known]:
+        raise _ElsewhereError
+    return active[0]
+
+
+def _recover(engine: Engine, rows: list[Instance], told: list[Callable[[], None]]) -> None:
+    """Finish others while the screen is the session's: what is to be said is put off.
+
+    Args:
+        told: it goes here.
+    """
     from coi.session.recover import recover
 
-    rows = listed()
-    active = _active(engine, rows, name, bash=bash)
-    if [Known(row.name, user_of(row)) for row in active] != [known]:
-        raise _ElsewhereError
-    said: list[Told] = []
-
     def later(tell: Callable[[str], None]) -> Callable[[str], None]:
-        return lambda text: said.append(partial(tell, text))
+        return lambda text: told.append(partial(tell, text))
 
-    recover(replace(engine, report=later(engine.report), warn=later(engine.warn)), rows)
-    return active[0], said
+    mute = replace(engine, report=later(engine.report), warn=later(engine.warn))
+    try:
+        recover(mute, rows)
+    except (CoiError, OSError) as error:  # nobody is thrown out for another session
+        mute.warn(f"Other sessions could not be looked at: {error}")
 
 
 def _attend(
     context: Context,
     known: Known,
-    look: Callable[[], tuple[Instance, list[Told]]],
     *,
-    bash: bool,
+    name: str | None = None,
+    row: Instance | None = None,
+    bash: bool = False,
 ) -> None:
     """Go in, and finish the session if nobody else does.
 
     Args:
-        look: what the daemon says of the instance, and what is to be told once the terminal
-            is this coi's again; called while the client runs.
+        name: that was given.
+        row: what the daemon says of it; None has it asked while the client runs.
+
+    Raises:
+        _ElsewhereError: it says something else.
+        NoTmuxError: there is nothing to attach to.
     """
     from coi.incus.shield import shielded
     from coi.session.attach import Ended, converse, shell
@@ -163,16 +171,17 @@ def _attend(
     context.output.notice(f"Attaching to {known.instance}...")
     lock = engine.lock(known.instance)
     attended = lock.try_acquire()
-    seen: list[Instance] = []
-    told: list[Told] = []
+    told: list[Callable[[], None]] = []
     ended: Interrupted | None = None
     removed = False
 
     def get_ready() -> None:
         """For the end, which is not to wait for imports."""
-        row, said = look()
-        seen.append(row)
-        told.extend(said)
+        nonlocal row
+        if row is None:
+            rows = engine.instances.all()
+            row = _confirmed(engine, known, rows, name)
+            _recover(engine, rows, told)
         if attended:
             from coi.session import finish  # noqa: F401 - it is there then
 
@@ -184,25 +193,25 @@ def _attend(
             if bash:
                 shell(engine, known.instance, known.user, meanwhile=get_ready)
             else:
-                how = converse(engine, known.instance, known.user, meanwhile=get_ready)
+                start = known.start
+                how = converse(engine, known.instance, known.user, start=start, meanwhile=get_ready)
                 if how is Ended.STOPPING and not attended:
                     context.output.notice(f"{known.instance} is powering off")
         except Interrupted as error:
             ended = error
-        for tell in told:
-            tell()
-        if attended and seen and superseded(engine, seen[0]):
-            session_id = seen[0].coi("session-id")
+        if attended and row and superseded(engine, row):
             context.output.notice(
-                f"Not saved: session {session_id} went on in another container since"
+                f"Not saved: session {row.coi('session-id')} went on in another container since"
             )
-        elif attended and seen:
+        elif attended and row:
             from coi.session.finish import Outcome, finish
 
-            session = replace(from_instance(engine, seen[0], attached=True), lock=lock)
+            session = replace(from_instance(engine, row, attached=True), lock=lock)
             with shielded() if ended else nullcontext():
-                removed = finish(engine, session) is Outcome.REMOVED
+                removed = finish(engine, session) in (Outcome.REMOVED, Outcome.GONE)
     finally:
         lock.release(remove=removed)
+        for tell in told:
+            tell()
     if ended is not None:
         raise ended

@@ -124,6 +124,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
                 session.instance,
                 session.user,
                 start=session.start if starting else "",
+                starting=starting is not None,
                 meanwhile=partial(starting.result, engine, session) if starting else nothing,
             )
         else:
@@ -147,7 +148,7 @@ def start_and_attend(context: Context, *, background: bool, debug: bool, tmux: b
             with shielded() if ended else nullcontext():
                 outcome = finish(engine, session)
         finally:
-            session.lock.release(remove=outcome is Outcome.REMOVED)
+            session.lock.release(remove=outcome in (Outcome.REMOVED, Outcome.GONE))
         if session.attached and how in (Ended.STOPPING, Ended.CUT) and outcome is Outcome.REMOVED:
             # It was powering off when we came: go on with it in a fresh container.
             again = True

@@ -28,6 +28,10 @@ def nothing() -> None:
 _AT_ONCE = 1.0  # seconds in which nobody has typed `sudo poweroff`
 
 
+class NoTmuxError(CoiError):
+    """There is nothing to attach to."""
+
+
 class Ended(Enum):
     """How it ended."""
 
@@ -42,23 +46,26 @@ def converse(
     user: SessionUser,
     *,
     start: str = "",
+    starting: bool = False,
     meanwhile: Meanwhile = nothing,
 ) -> Ended:
     """Attach this terminal to the session's tmux until it lets go.
 
     Args:
         user: of the session.
-        start: the one that is under way: the terminal's exec is opened beside the one that
-            starts the tool, and waits for its tmux inside. '' where it runs.
-        meanwhile: called once, when the client runs; what it raises ends the client.
+        start: the mark of the start that the session must be of; '' for any.
+        starting: that one is under way: the terminal's exec is opened beside the one that
+            starts the tool, and waits for its tmux inside.
+        meanwhile: called once, when the client runs; what it raises ends the client. Ctrl-C
+            is coi's until it returns, unless the client has the terminal already.
 
     Raises:
-        CoiError: there is no tmux session.
+        NoTmuxError: there is no tmux session, or not of that start.
     """
     name = tmux_session(instance)
     args = engine.instances.exec_args(
         instance,
-        inside.attach(name, start=start, wait=inside.ATTACH_WAIT),
+        inside.attach(name, start=start, wait=inside.ATTACH_WAIT if starting else 0),
         user=user.uid,
         group=user.gid,
         cwd="/",
@@ -68,7 +75,7 @@ def converse(
     begun = time.monotonic()
     exit_code, cut = _on_terminal(engine, args, meanwhile)
     if exit_code == inside.NO_SESSION:
-        raise CoiError(
+        raise NoTmuxError(
             f"No tmux session found in {instance}",
             hint=f"coi attach {instance} --bash opens a shell",
         )
@@ -104,11 +111,12 @@ def shell(
 
 def _on_terminal(engine: Engine, args: list[str], meanwhile: Meanwhile) -> tuple[int, bool]:
     """Run a client on this terminal; its exit code, and whether the daemon cut it off."""
-    deadline = time.monotonic() + ENTER_DEADLINE
-    with terminal_restored() as left, interrupts_inside():
+    deadline = 0.0
+    with terminal_restored() as left:
         while True:
             exit_code, said = _client(engine, args, meanwhile)
             left.whole = exit_code == 0 and not said
+            deadline = deadline or time.monotonic() + ENTER_DEADLINE
             if NOT_ENTERED not in said or time.monotonic() > deadline:
                 break
             meanwhile = nothing
@@ -129,7 +137,8 @@ def _client(engine: Engine, args: list[str], meanwhile: Meanwhile) -> tuple[int,
     try:
         with runner.spawn(args, stdin=0, stdout=1, stderr=errors, terminal=True) as client:
             meanwhile()
-            exit_code = client.wait()
+            with interrupts_inside():
+                exit_code = client.wait()
         return exit_code, read_all(errors).decode("utf-8", "replace").strip()
     finally:
         os.close(errors)

@@ -114,17 +114,15 @@ stopping() {
 """
 
 # Waits for the session that another exec is starting, then becomes its client. One that
-# runs already may be powering off: its terminal would be cut in a moment. Waiting takes
+# runs already may be powering off: its terminal would be cut in a moment. Nothing is done to one
+# that is of another start than the one that is meant. Waiting takes
 # no process from the one that starts tmux: it is bash that sleeps, on a pipe that stays
 # empty. The mark is of one start: a restarted container holds that of the one before.
 _ATTACH = (
     _STOPPING
     + r"""
 export TMUX_TMPDIR="$HOME/.coi"
-if [ -z "$2" ]; then
-  ! stopping || exit 75
-  tmux has-session -t "=$1" 2>/dev/null || exit 96
-else
+if [ -n "$2" ]; then
   exec 3<> <(:)
   until { read -r mark <"$TMUX_TMPDIR/begun"; } 2>/dev/null && [ "$mark" = "$2" ]; do
     [ "$SECONDS" -lt "$3" ] || exit 96
@@ -132,6 +130,10 @@ else
     [ $? -gt 128 ] || sleep 0.02
   done
   exec 3<&-
+fi
+if [ "$3" = 0 ]; then
+  ! stopping || exit 75
+  tmux has-session -t "=$1" 2>/dev/null || exit 96
 fi
 """
     + ATTENDED
@@ -195,6 +197,7 @@ set -g history-limit 50000
 set -g update-environment ""
 set -g default-command '. "$HOME/.coi/env"; exec bash'
 set -sg escape-time 10
+set -g focus-events on
 set -g status-left-length 50
 """
 
@@ -225,8 +228,8 @@ def attach(session: str, *, start: str = "", wait: float = 0.0) -> list[str]:
     """Become a client of the tmux session, for an exec as the session's user.
 
     Args:
-        start: the one that is waited for; '' where the session runs.
-        wait: seconds.
+        start: the one that the session must be of; '' for any.
+        wait: seconds that this start may take yet; 0 where it is over.
     """
     return ["bash", "-c", _ATTACH, "coi", session, start, str(int(wait))]
 

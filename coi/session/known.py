@@ -1,7 +1,8 @@
 """Who is inside an instance, as its lock remembers: to go in before the daemon has told.
 
-A start notes it once all is there. What is noted may have become wrong since (the instance
-is gone, or another one): whoever goes by it sees what the daemon says meanwhile.
+A start notes it once all is there, with its own mark. The home inside has the same mark
+(:func:`coi.session.inside.attach` looks at it), so nobody gets into what it is not. What the
+daemon says counts nevertheless: whoever goes by a note asks it meanwhile.
 """
 
 from __future__ import annotations
@@ -13,41 +14,51 @@ from coi.records import record
 from coi.session.locks import Lock
 from coi.workspace.ownership import SessionUser
 
-_NOTE = re.compile(r"([0-9]{1,10}):([0-9]{1,10}):([^:/\s]+):(/[^\n]*)")
+_NOTE = re.compile(r"([^:\s]+):([0-9]{1,10}):([0-9]{1,10}):([^:/\s]+):(/[^\n]*)")
 
 
 @record(frozen=True)
 class Known:
-    """An instance, and the user of the session in it."""
+    """An instance in which a session runs.
+
+    Attributes:
+        user: whom its processes run as.
+        start: the mark of the start that began it.
+    """
 
     instance: str
     user: SessionUser
+    start: str
 
 
-def note(user: SessionUser) -> str:
+def note(user: SessionUser, start: str) -> str:
     """What a lock has of it."""
-    return f"{user.uid}:{user.gid}:{user.name}:{user.home}"
+    return f"{start}:{user.uid}:{user.gid}:{user.name}:{user.home}"
 
 
-def noted(text: str) -> SessionUser | None:
+def noted(instance: str, text: str) -> Known | None:
     """The other way; None where a lock has no such note, or not a whole one."""
     match = _NOTE.fullmatch(text)
     if match is None:
         return None
-    uid, gid, name, home = match.groups()
-    return SessionUser(name, int(uid), int(gid), home)
+    start, uid, gid, name, home = match.groups()
+    return Known(instance, SessionUser(name, int(uid), int(gid), home), start)
 
 
-def recall(locks: Path, instance: str | None) -> Known | None:
+def recall(locks: Path, prefix: str, instance: str | None) -> Known | None:
     """The instance that is meant, if there is no doubt.
 
     Args:
         locks: the directory of the locks.
-        instance: its name; None where the only one is meant.
+        prefix: of the names of instances.
+        instance: its name; None where the only one is meant. Then a second lock is doubt,
+            whatever its note: it may be of a session that an earlier coi has begun.
     """
     names = [path.stem for path in locks.glob("*.lock")]
-    if instance is not None:
+    if instance is None:
+        names = [name for name in names if name.startswith(prefix)]
+    else:
         names = [name for name in names if name == instance]
-    users = ((name, noted(Lock(locks / f"{name}.lock").read())) for name in names)
-    found = [Known(name, user) for name, user in users if user is not None]
-    return found[0] if len(found) == 1 else None
+    if len(names) != 1:
+        return None
+    return noted(names[0], Lock(locks / f"{names[0]}.lock").read())

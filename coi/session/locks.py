@@ -107,8 +107,8 @@ class Lock:
         if len(data) > _NOTE:
             data = b""  # half of it would tell something else
         try:
+            os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, data, 0)
-            os.ftruncate(self._fd, len(data))
         except OSError as error:
             raise _error(self.path, error) from error
 

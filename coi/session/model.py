@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from coi import __version__
+from coi.errors import CoiError
 from coi.incus.instances import CONFIG_PREFIX, Instance, Instances
 from coi.records import record
 from coi.session.known import note
@@ -167,7 +169,9 @@ class Session:
 
     def begins(self) -> None:
         """All that it needs is inside, and its tool runs: who attaches need not ask for whom."""
-        self.lock.write(note(self.user))
+        self.lock.write("")
+        with suppress(CoiError):  # a full disk; then who attaches asks
+            self.lock.write(note(self.user, self.start))
 
 
 def identity(session: Session) -> dict[str, str]:

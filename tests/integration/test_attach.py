@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import signal
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bench.counting import Counter
 from dummy import PROMPT, ask, background, said
 
-from coi.session.known import Known, note, recall
+from coi.session.known import Known, note, noted, recall
 from coi.session.locks import Lock
-from coi.testing.host import Host
-from coi.testing.machine import incus, wait_for
+from coi.testing.host import PATH, Host
+from coi.testing.machine import children, incus, wait_for
+from coi.testing.screen import Screen
 from coi.workspace.ownership import SessionUser
 
 NOBODY = SessionUser("nobody", 65534, 65534, "/nonexistent")
+
+# A client whose answers to questions wait for a word.
+_CLIENT = """#!/bin/sh
+printf '%s\\n' "$1" >>{calls}
+if [ "$1" = query ]; then
+  until [ -e {go} ]; do sleep 0.02; done
+fi
+exec incus "$@"
+"""
+
+
+class Daemon:
+    """One that does not answer before it may: what an exec does meanwhile is seen."""
+
+    def __init__(self, host: Host) -> None:
+        directory = host.directory("slow")
+        self._calls, self._go = directory / "calls", directory / "go"
+        host.write(self._calls, "")
+        text = _CLIENT.format(calls=self._calls, go=self._go)
+        client = host.write(
+            "slow/bin/incus", text.replace("exec incus", f"PATH={PATH} exec incus"), 0o755
+        )
+        self.environ: Mapping[str, str] = {"PATH": f"{client.parent}:{PATH}"}
+        self._host = host
+
+    @property
+    def calls(self) -> list[str]:
+        """What clients were started for; two that start at once are in any order."""
+        return self._calls.read_text().split()
+
+    def answers(self) -> None:
+        self._host.write(self._go, "")
 
 
 @pytest.fixture
@@ -26,34 +62,63 @@ def host(host: Host) -> Iterator[Host]:
     host.sweep()
 
 
+@pytest.fixture
+def daemon_held(host: Host) -> Daemon:
+    return Daemon(host)
+
+
 def lock_of(host: Host, slot: int = 1) -> Path:
     return host.coi_home / "locks" / f"{host.instance(slot)}.lock"
 
 
-def test_the_client_runs_before_the_list_is_there(host: Host) -> None:
+def known(host: Host) -> Known:
+    """What the first session's lock remembers."""
+    found = noted(host.instance(), Lock(lock_of(host)).read())
+    assert found is not None
+    return found
+
+
+def inside(screen: Screen) -> list[int]:
+    """The clients that this coi has for an exec."""
+    found = []
+    for pid in children(screen.pid):
+        with suppress(OSError):
+            if b"\0exec\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def test_the_prompt_is_there_before_the_daemon_has_answered(
+    host: Host, daemon_held: Daemon
+) -> None:
     background(host)
-    known = recall(lock_of(host).parent, None)
-    assert known is not None
-    assert known == recall(lock_of(host).parent, host.instance())
-    assert (known.instance, known.user.uid) == (host.instance(), host.user.uid)
-    counter = Counter(host)
-    counter.begin()
-    screen = host.screen("attach", environ=counter.environ)
+    for name in (None, host.instance()):
+        assert recall(lock_of(host).parent, host.prefix, name) == known(host)
+    assert known(host).user.uid == host.user.uid
+    screen = host.screen("attach", environ=daemon_held.environ)
     screen.expect(PROMPT)
-    counter.stop(screen.pid)
     ask(screen, "remember CODE-PLUM")
+    daemon_held.answers()
     screen.detach()
     screen.ended()
-    assert [call[0] for call in counter.taken().calls] == ["exec", "query"]
+    assert sorted(daemon_held.calls[:2]) == ["exec", "query"]
     assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
 
 
-def test_another_user_than_was_known(host: Host) -> None:
-    """Somebody's note: the daemon has the last word."""
+@pytest.mark.parametrize("what", ["start", "user"])
+def test_what_is_known_is_of_another(host: Host, daemon_held: Daemon, what: str) -> None:
+    """Nobody gets in by it; the daemon has the last word."""
     background(host)
-    host.write(lock_of(host), note(NOBODY))
-    screen = host.screen("attach")
+    user, start = known(host).user, known(host).start
+    wrong = note(user, uuid.uuid4().hex) if what == "start" else note(NOBODY, start)
+    host.write(lock_of(host), wrong)
+    screen = host.screen("attach", environ=daemon_held.environ)
+    wait_for(lambda: len(daemon_held.calls) == 2, timeout=20, what="it has tried")
+    wait_for(lambda: not inside(screen), timeout=20, what="the client has ended")
+    assert "dummy>" not in screen.text
+    daemon_held.answers()
     screen.expect(PROMPT)
+    assert sorted(daemon_held.calls) == ["exec", "exec", "query", "query"]
     ask(screen, "remember CODE-PLUM")
     screen.detach()
     screen.ended()
@@ -68,28 +133,38 @@ def test_one_that_is_no_more(host: Host) -> None:
     host.settled()
     assert not lock.exists()
     host.write(lock, text)
-    assert isinstance(recall(lock.parent, None), Known)
     screen = host.screen("attach")
     screen.ended()
     assert screen.log.rstrip().endswith("No active sessions")
-    assert "Error" not in screen.log
+    assert "Error" not in screen.log, "what the client said of it is nobody's business"
     named = host.screen("attach", host.instance())
     named.ended(3)
     assert f"{host.instance()} not found or not running" in named.log
-    assert named.log.count("Error") == 1, "what the client said of it is nobody's business"
+    assert named.log.count("Error") == 1
     lock.unlink()
 
 
-def test_one_that_came_beside_it(host: Host) -> None:
-    """A lock knows of one, the daemon of two: they are listed, as ever."""
+def test_one_that_came_beside_it(host: Host, daemon_held: Daemon) -> None:
+    """The locks know of one, the daemon of two: they are listed, as ever."""
     background(host)
     background(host, "--slot", "2")
-    host.write(lock_of(host, 2), "")
-    assert recall(lock_of(host).parent, None) is not None
-    screen = host.screen("attach")
+    lock_of(host, 2).unlink()
+    screen = host.screen("attach", environ=daemon_held.environ)
+    screen.expect(PROMPT)
+    daemon_held.answers()
     screen.ended()
     assert "Active sessions:" in screen.log
     assert host.instance(2) in screen.log
+    assert not host.saved()
+
+
+def test_a_lock_without_a_note_is_doubt(host: Host) -> None:
+    """An earlier coi noted nothing."""
+    background(host)
+    background(host, "--slot", "2")
+    host.write(lock_of(host, 2), "")
+    assert recall(lock_of(host).parent, host.prefix, None) is None
+    assert recall(lock_of(host).parent, host.prefix, host.instance()) == known(host)
 
 
 def test_another_is_recovered_behind_the_screen(host: Host) -> None:
@@ -100,21 +175,48 @@ def test_another_is_recovered_behind_the_screen(host: Host) -> None:
     screen.expect(PROMPT)
     wait_for(lambda: len(host.saved()) == 1, timeout=30, what="the other one is saved")
     wait_for(lambda: host.instance(2) not in host.instances(), timeout=30, what="it is removed")
-    assert "Recovering" not in screen.log
     assert "Recovering" not in ask(screen, "remember CODE-PLUM")
+    assert "Recovering" not in screen.log
     screen.detach()
     screen.ended()
     assert re.search(f"Recovering session .* of {host.instance(2)}", screen.log)
     assert host.instances() == {host.instance(): "Running"}
 
 
-@pytest.mark.parametrize("bash", [False, True])
-def test_nobody_goes_in_before_the_network_is_seen(host: Host, bash: bool) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ended_before_the_daemon_has_answered(
+    host: Host, daemon_held: Daemon, signum: signal.Signals
+) -> None:
+    """A daemon that hangs holds nobody; the session runs on."""
     background(host)
-    counter = Counter(host)
-    counter.begin()
-    words = ["attach", host.instance(), *(["--bash"] if bash else []), "--network=restricted"]
-    screen = host.screen(*words, environ=counter.environ)
-    screen.ended(5)
-    assert [call[0] for call in counter.taken().calls] == ["query"]
-    assert "runs with --network open, not restricted" in screen.log
+    screen = host.screen("attach", environ=daemon_held.environ)
+    screen.expect(PROMPT)
+    os.kill(screen.pid, signum)
+    screen.ended(130)
+    assert host.instances() == {host.instance(): "Running"}
+    again = host.screen("attach")
+    again.expect(PROMPT)
+    again.detach()
+    again.ended()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"), [(["--network=restricted"], 5), (["-v"], 0), (["--bash"], 0)]
+)
+def test_where_the_daemon_is_asked_first(
+    host: Host, daemon_held: Daemon, flags: list[str], code: int
+) -> None:
+    """The network must be seen, -v writes on the screen, and a shell comes in as root."""
+    background(host)
+    screen = host.screen("attach", host.instance(), *flags, environ=daemon_held.environ)
+    wait_for(lambda: daemon_held.calls, timeout=20, what="its first call")
+    daemon_held.answers()
+    if code:
+        screen.ended(code)
+        assert daemon_held.calls == ["query"]
+        assert "runs with --network open, not restricted" in screen.log
+        return
+    screen.expect(r"/workspace\S*[$#] ?$" if flags == ["--bash"] else PROMPT)
+    assert daemon_held.calls == ["query", "exec"]
+    screen.line("exit") if flags == ["--bash"] else screen.detach()
+    screen.ended()

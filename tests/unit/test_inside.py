@@ -478,8 +478,8 @@ def test_attach_waits_for_its_own_start(tmp_path: Path) -> None:
     tmux.chmod(0o755)
     env = [f"HOME={tmp_path}", f"PATH={tmux.parent}:/usr/bin:/bin"]
 
-    def attach(wait: float) -> list[str]:
-        return [*env, *inside.attach("s", start="now", wait=wait)]
+    def attach(wait: float, start: str = "now") -> list[str]:
+        return [*env, *inside.attach("s", start=start, wait=wait)]
 
     assert Runner("env").run(attach(1.0)).exit_code == inside.NO_SESSION
     with ThreadPoolExecutor() as pool:
@@ -493,3 +493,8 @@ def test_attach_waits_for_its_own_start(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, b"attach-session -t =s\n")
     used = sum(after[2:4]) - sum(before[2:4])
     assert used < 0.25
+
+    assert Runner("env").run(attach(0)).stdout.splitlines()[-1] == b"attach-session -t =s"
+    for wrong in (attach(0, "another"), attach(0, "no")):
+        refused = Runner("env").run(wrong)
+        assert (refused.exit_code, refused.stdout) == (inside.NO_SESSION, b""), "not even asked"
