@@ -35,7 +35,7 @@ class ProjectFile(NamedTuple):
     @property
     def digest(self) -> str:
         """SHA-256 of the bytes, in hex."""
-        from hashlib import sha256
+        from coi.digest import sha256
 
         return sha256(self.data).hexdigest()
 
@@ -166,7 +166,7 @@ def approvals(home: Path) -> tuple[Approval, ...]:
 
 
 def _entry_name(path: Path) -> str:
-    from hashlib import sha256
+    from coi.digest import sha256
 
     return sha256(os.fsencode(path)).hexdigest() + ".json"
 

@@ -7,7 +7,6 @@ tells whether it is still what would be built now.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from coi.digest import sha256
 from coi.errors import CoiError, UnavailableError, UsageError
 from coi.image.host import HostSettings, debian_mirrors
 from coi.image.signals import deferred
@@ -117,7 +117,7 @@ class DebianBase:
     def digest(self) -> str:
         """sha256 over everything that makes the base what it is."""
         inputs = [VERSION, self.sources, self.architecture, self.apt, PACKAGES, CUSTOMIZE]
-        return hashlib.sha256(json.dumps([*inputs, _TEMPLATES]).encode()).hexdigest()
+        return sha256(json.dumps([*inputs, _TEMPLATES]).encode()).hexdigest()
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coi import __version__
 from coi.api import ImageContext
+from coi.digest import sha256
 from coi.errors import CoiError, Interrupted
 from coi.files import make_private
 from coi.image import dns
@@ -111,7 +111,7 @@ class Builder:
         self.home = coi_home(environ)
         check_home(self.home)
         self.prefix = environ.get("COI_CONTAINER_PREFIX") or "coi-"
-        self.owner = hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
+        self.owner = sha256(str(self.home).encode()).hexdigest()[:16]
         self._index = 0
 
     def run(self, plan: Plan, *, force: bool, if_changed: bool) -> BuildResult:

@@ -6,7 +6,6 @@ variables. Scripts run as root in the build container under ``set -eu``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import field
 from pathlib import Path
 
 from coi.api import ImageContext, Tool
+from coi.digest import sha256
 from coi.image.host import NPM_REGISTRY, HostSettings
 from coi.records import record
 from coi.tools.calls import call, fault
@@ -230,10 +230,10 @@ def recipe_hash(inputs: Inputs, *, base: str, architecture: str) -> str:
             for step in steps(inputs, nominal)
         ],
     }
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def custom_hash(text: str, *, base: str) -> str:
     """The recipe of ``coi build custom``."""
     data = {"version": VERSION, "base": base, "script": text, "clean": script("clean")}
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

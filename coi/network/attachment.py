@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from hashlib import sha256
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from coi.digest import sha256
 from coi.errors import CoiError
 from coi.files import make_private, read_private, replace_file
 from coi.incus.instances import CONFIG_PREFIX

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from time import monotonic, sleep
 
+from coi.digest import sha256
 from coi.errors import CoiError, RefusedError
 from coi.incus.acls import NetworkAcl, NetworkAcls
 from coi.incus.client import Client, Pending

@@ -16,11 +16,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
-from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Literal, NamedTuple
 
 from coi.config.model import Network
+from coi.digest import sha256
 from coi.errors import UsageError
 from coi.network.acl import Acl, Direction, Rule
 from coi.network.addresses import EVERYTHING, LINK_LOCAL, NEVER, PRIVATE, RangeSet

@@ -115,7 +115,7 @@ class Record:
 
 def _short(data: bytes) -> str:
     """16 hex digits of its SHA-256."""
-    from hashlib import sha256
+    from coi.digest import sha256
 
     return sha256(data).hexdigest()[:16]
 

@@ -31,7 +31,7 @@ def prefix(environ: Mapping[str, str] = os.environ) -> str:
 
 def workspace_id(path: Path) -> str:
     """First 8 hex digits of the SHA-256 of the absolute path, links not resolved."""
-    from hashlib import sha256
+    from coi.digest import sha256
 
     return sha256(os.fsencode(path)).hexdigest()[:8]
 

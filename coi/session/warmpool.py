@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from coi.digest import sha256
 from coi.errors import CoiError
 from coi.incus.batch import look
 from coi.incus.errors import MissingError
@@ -82,7 +82,7 @@ def warm_body(engine: Engine, image: str) -> dict[str, Any]:
 def _tag(engine: Engine) -> str:
     """Four digits of whose it is: a name is all that is known of one that is being made."""
     whose = f"{os.getuid()} {place_of(engine.home / 'locks')}"
-    return hashlib.sha256(whose.encode()).hexdigest()[:4]
+    return sha256(whose.encode()).hexdigest()[:4]
 
 
 def _drop(engine: Engine, row: Instance, still: Callable[[Instance], bool]) -> bool:

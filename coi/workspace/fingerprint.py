@@ -167,7 +167,7 @@ class Taking:
         self.entries[path] = entry
 
     def _file(self, path: str, status: os.stat_result, mode: int) -> Entry:
-        from hashlib import sha256
+        from coi.digest import sha256
 
         identity = f"{status.st_ino}:{status.st_size}:{status.st_ctime_ns}"
         if status.st_size > MAX_COPY:
