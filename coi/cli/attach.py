@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,37 +110,26 @@ def _active(
     return active if bash else [row for row in active if not is_headless(row)]
 
 
-def _confirmed(engine: Engine, known: Known, rows: list[Instance], name: str | None) -> Instance:
+def _confirmed(engine: Engine, known: Known, name: str | None) -> Instance:
     """What the daemon says of what is known.
 
     Raises:
-        _ElsewhereError: another one is meant, or there is more than one.
+        _ElsewhereError: another one is meant, or there is more than one, or sessions that have
+            ended are to be finished first.
     """
     from coi.session.known import Known
     from coi.session.model import user_of
+    from coi.session.network import watch
+    from coi.session.recover import due
 
+    rows = engine.instances.all()
     active = _active(engine, rows, name, bash=False)
     if [Known(row.name, user_of(row), row.coi("start")) for row in active] != [known]:
         raise _ElsewhereError
+    if due(engine, rows):
+        raise _ElsewhereError
+    watch(engine.home, rows)
     return active[0]
-
-
-def _recover(engine: Engine, rows: list[Instance], told: list[Callable[[], None]]) -> None:
-    """Finish others while the screen is the session's: what is to be said is put off.
-
-    Args:
-        told: it goes here.
-    """
-    from coi.session.recover import recover
-
-    def later(tell: Callable[[str], None]) -> Callable[[str], None]:
-        return lambda text: told.append(partial(tell, text))
-
-    mute = replace(engine, report=later(engine.report), warn=later(engine.warn))
-    try:
-        recover(mute, rows)
-    except (CoiError, OSError) as error:  # nobody is thrown out for another session
-        mute.warn(f"Other sessions could not be looked at: {error}")
 
 
 def _attend(
@@ -170,19 +157,14 @@ def _attend(
     engine = context.engine
     context.output.notice(f"Attaching to {known.instance}...")
     lock = engine.lock(known.instance)
-    attended = lock.try_acquire()
-    told: list[Callable[[], None]] = []
     ended: Interrupted | None = None
     removed = False
 
     def get_ready() -> None:
         """For the end, which is not to wait for imports."""
         nonlocal row
-        if row is None:
-            rows = engine.instances.all()
-            row = _confirmed(engine, known, rows, name)
-            _recover(engine, rows, told)
-        if attended:
+        row = row or _confirmed(engine, known, name)
+        if lock.try_acquire():
             from coi.session import finish  # noqa: F401 - it is there then
 
             with suppress(CoiError):  # the end says so
@@ -195,15 +177,15 @@ def _attend(
             else:
                 start = known.start
                 how = converse(engine, known.instance, known.user, start=start, meanwhile=get_ready)
-                if how is Ended.STOPPING and not attended:
+                if how is Ended.STOPPING and not lock.held:
                     context.output.notice(f"{known.instance} is powering off")
         except Interrupted as error:
             ended = error
-        if attended and row and superseded(engine, row):
+        if lock.held and row and superseded(engine, row):
             context.output.notice(
                 f"Not saved: session {row.coi('session-id')} went on in another container since"
             )
-        elif attended and row:
+        elif lock.held and row:
             from coi.session.finish import Outcome, finish
 
             session = replace(from_instance(engine, row, attached=True), lock=lock)
@@ -211,7 +193,5 @@ def _attend(
                 removed = finish(engine, session) in (Outcome.REMOVED, Outcome.GONE)
     finally:
         lock.release(remove=removed)
-        for tell in told:
-            tell()
     if ended is not None:
         raise ended

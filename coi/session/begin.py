@@ -18,6 +18,7 @@ from coi.errors import CoiError, NotFoundError
 from coi.incus.errors import NOT_ENTERED
 from coi.incus.instances import ENTER_DEADLINE, ENTER_POLL
 from coi.incus.process import Process, memory_file, read_all
+from coi.incus.shield import shielded
 from coi.network.hosts import with_hosts
 from coi.records import record
 from coi.session import inside
@@ -233,8 +234,9 @@ class Starting:
             self._begin()
             exit_code, text = self._ended(session)
         if exit_code == 0:
-            self.succeeded = True
-            session.begins()
+            with shielded():  # what has begun is noted
+                self.succeeded = True
+                session.begins()
             self.then()
             return
         if exit_code == inside.NO_TOOL:

@@ -124,6 +124,7 @@ def powered_off(engine: Engine, session: Session, *, row: Instance | None = None
     if keep and row is not None:
         changed = {"user.coi.state": SAVED}
         _once_stopped(lambda: instances.update(name, config=changed), deadline)
+        session.rests()
         engine.report("Container stopped and kept")
         return Outcome.KEPT
     engine.report("Container removed" if there else "Container is gone")
@@ -190,6 +191,7 @@ def finish_stopped(engine: Engine, session: Session, *, keep: bool) -> Outcome:
         devices = guard.given_back(engine, session.id, session.instance)
         instances.update(session.instance, config={"user.coi.state": SAVED}, devices=devices)
         guard.settle(engine, session.id, session.instance)
+        session.rests()
         engine.report("Container stopped and kept")
         return Outcome.KEPT
     dismiss(engine, session.instance)

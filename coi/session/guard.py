@@ -243,25 +243,30 @@ def sweep(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = ()
     if not engine.protects:
         return
     tidy(engine.home)
-    by_name = {row.name: row for row in rows}
+    for token, instance in left(engine, rows):
+        if instance in but:
+            continue
+        lock = engine.lock(instance)
+        known = lock.path.exists()
+        try:
+            with suppress(CoiError, OSError):
+                if lock.try_acquire():  # else it is being made, or somebody attends to it
+                    _settle_left(engine, token, instance)
+        finally:
+            lock.release(remove=not known)
+
+
+def left(engine: Engine, rows: Iterable[Instance]) -> Iterator[tuple[str, str]]:
+    """Token and instance of each that is to be compared, and does not run as far as is seen."""
+    if not engine.protects:
+        return
+    running = {row.name for row in rows if not row.stopped}
     client = engine.client
     for record in records(engine.home):
         for token, kept in record.sessions.items():
-            if (kept.remote, kept.project) != (client.remote, client.project):
-                continue
-            if kept.instance in but:
-                continue
-            row = by_name.get(kept.instance)
-            if row is not None and not row.stopped:
-                continue
-            lock = engine.lock(kept.instance)
-            known = lock.path.exists()
-            try:
-                with suppress(CoiError, OSError):
-                    if lock.try_acquire():  # else it is being made, or somebody attends to it
-                        _settle_left(engine, token, kept.instance)
-            finally:
-                lock.release(remove=not known)
+            here = (kept.remote, kept.project) == (client.remote, client.project)
+            if here and kept.instance not in running:
+                yield token, kept.instance
 
 
 def _settle_left(engine: Engine, token: str, instance: str) -> None:

@@ -173,6 +173,11 @@ class Session:
         with suppress(CoiError):  # a full disk; then who attaches asks
             self.lock.write(note(self.user, self.start))
 
+    def rests(self) -> None:
+        """It is saved, and its container is kept, stopped: there is nothing to attach to."""
+        with suppress(CoiError):
+            self.lock.write("")
+
 
 def identity(session: Session) -> dict[str, str]:
     """The ``user.coi.*`` keys that make an instance this session's.

@@ -7,6 +7,7 @@ prompt, or whose start was cut off.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from coi.errors import CoiError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from coi.incus.instances import Instance
+    from coi.session.locks import Lock
 
 
 class Recovered(NamedTuple):
@@ -68,15 +70,13 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
 
             gone |= {row.name} if abandon(engine, row) else set()
             continue
-        if not (row.stopped or deserted(engine, row)) or not engine.attends(row):
+        if not _ended(engine, row):
             continue
         lock = engine.lock(row.name)
         if row.coi("state") == REMOVING:
             with suppress(CoiError):
                 engine.instances.remove(row.name)
                 gone.add(row.name)
-            continue
-        if not is_session(row) or row.coi("state") == SAVED:
             continue
         removed = False
         try:
@@ -86,7 +86,7 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
             now = engine.instances.find(row.name)
             removed = now is None or not is_session(now)  # somebody else was faster
             if now is not None and _still(engine, row, now):
-                removed = _recover(engine, now)
+                removed = _recover(engine, now, lock)
         except MissingError:
             removed = True
         except CoiError as error:
@@ -104,6 +104,27 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
     return Recovered(gone, unsaved, busy)
 
 
+def due(engine: Engine, rows: Iterable[Instance]) -> bool:
+    """Whether :func:`recover` would have a session to finish; what runs of commands, and what is
+    kept warm, has time."""
+    rows = list(rows)
+    if any(_ended(engine, row) for row in rows):
+        return True
+    if not engine.protects:
+        return False
+    from coi.session import guard
+
+    return any(guard.left(engine, rows))
+
+
+def _ended(engine: Engine, row: Instance) -> bool:
+    """Whether it is this user's, and is to be finished or deleted."""
+    if not (row.stopped or deserted(engine, row)) or not engine.attends(row):
+        return False
+    state = row.coi("state")
+    return state == REMOVING or (is_session(row) and state != SAVED)
+
+
 def deserted(engine: Engine, row: Instance) -> bool:
     """Whether one that runs has no business to if nobody has its lock: it answers a prompt, or
     its start was cut off."""
@@ -117,7 +138,7 @@ def _still(engine: Engine, row: Instance, now: Instance) -> bool:
     return same and (now.stopped or deserted(engine, now))
 
 
-def _recover(engine: Engine, row: Instance) -> bool:
+def _recover(engine: Engine, row: Instance, lock: Lock) -> bool:
     """Finish one whose lock is held; whether its instance is no more."""
     if row.stopped and row.unused and not engine.began(row):
         from coi.session import guard
@@ -129,7 +150,7 @@ def _recover(engine: Engine, row: Instance) -> bool:
     from coi.session.inside import Saving
 
     engine.report(f"Recovering session {row.coi('session-id')} of {row.name}")
-    session = from_instance(engine, row, attached=False)
+    session = replace(from_instance(engine, row, attached=False), lock=lock)
     keep = row.coi("persistent") == "true"
     if row.running and keep:
         engine.instances.set_state(row.name, "stop", force=True)

@@ -304,7 +304,7 @@ class Host:
             wait_for(lambda: not self.refreshers(), timeout=75)
         problems += [f"process {pid} keeps addresses new" for pid in self.refreshers()]
         for lock in self.coi_home.glob("locks/*"):
-            if _held(lock):
+            if held(lock):
                 problems.append(f"lock held: {lock.name}")
         for directory in self.coi_home.glob("sessions-*/*"):
             names = {path.name for path in directory.iterdir()}
@@ -356,7 +356,8 @@ def worlds(failed: Callable[[], bool]) -> Iterator[list[Host]]:
     assert not problems, "the test left: " + "; ".join(problems)
 
 
-def _held(lock: Path) -> bool:
+def held(lock: Path) -> bool:
+    """Whether somebody holds a lock's file."""
     try:
         fd = os.open(lock, os.O_RDWR)
     except FileNotFoundError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import uuid
 from collections.abc import Iterator, Mapping
@@ -11,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from dummy import PROMPT, ask, background, said
+from dummy import PROMPT, ask, background, power_off, said, start
 
 from coi.session.known import Known, note, noted, recall
 from coi.session.locks import Lock
-from coi.testing.host import PATH, Host
+from coi.testing.host import PATH, Host, held
 from coi.testing.machine import children, incus, wait_for
 from coi.testing.screen import Screen
 from coi.workspace.ownership import SessionUser
@@ -167,20 +166,74 @@ def test_a_lock_without_a_note_is_doubt(host: Host) -> None:
     assert recall(lock_of(host).parent, host.prefix, host.instance()) == known(host)
 
 
-def test_another_is_recovered_behind_the_screen(host: Host) -> None:
+def test_another_is_recovered_first(host: Host, daemon_held: Daemon) -> None:
+    """What that says is not written on the session's screen."""
     background(host)
     background(host, "--slot", "2")
     incus("stop", "--force", host.instance(2)).ok()
-    screen = host.screen("attach", host.instance())
+    screen = host.screen("attach", host.instance(), environ=daemon_held.environ)
     screen.expect(PROMPT)
-    wait_for(lambda: len(host.saved()) == 1, timeout=30, what="the other one is saved")
-    wait_for(lambda: host.instance(2) not in host.instances(), timeout=30, what="it is removed")
-    assert "Recovering" not in ask(screen, "remember CODE-PLUM")
-    assert "Recovering" not in screen.log
+    daemon_held.answers()
+    screen.expect_log(f"Recovering session .* of {host.instance(2)}")
+    screen.expect(PROMPT)
+    assert len(host.saved()) == 1
+    assert "Recovering" not in screen.text
     screen.detach()
     screen.ended()
-    assert re.search(f"Recovering session .* of {host.instance(2)}", screen.log)
-    assert host.instances() == {host.instance(): "Running"}
+    host.settled({host.instance(): "Running"})
+
+
+def test_another_name_of_the_user(host: Host, daemon_held: Daemon) -> None:
+    """The home has the mark, and lets him in; the daemon puts him out."""
+    background(host)
+    user, start = known(host).user, known(host).start
+    host.write(lock_of(host), note(SessionUser("dev", user.uid, user.gid, user.home), start))
+    screen = host.screen("attach", environ=daemon_held.environ)
+    screen.expect(PROMPT)
+    daemon_held.answers()
+    wait_for(lambda: len(daemon_held.calls) == 4, timeout=20, what="it goes in anew")
+    screen.expect(PROMPT)
+    ask(screen, "remember CODE-PLUM")
+    screen.detach()
+    screen.ended()
+    assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
+
+
+def test_ended_once_the_daemon_has_answered(host: Host) -> None:
+    background(host)
+    screen = host.screen("attach")
+    screen.expect(PROMPT)
+    ask(screen, "remember CODE-PLUM")
+    wait_for(lambda: held(lock_of(host)), timeout=20, what="it attends to the session")
+    os.kill(screen.pid, signal.SIGTERM)
+    screen.ended(130)
+    assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
+
+
+def test_deleted_under_it(host: Host) -> None:
+    """Nothing is remembered of it."""
+    background(host)
+    screen = host.screen("attach")
+    screen.expect(PROMPT)
+    wait_for(lambda: held(lock_of(host)), timeout=20, what="it attends to the session")
+    incus("delete", "--force", host.instance()).ok()
+    screen.ended()
+    assert "Container is gone" in screen.log
+    assert not lock_of(host).exists()
+
+
+def test_a_kept_one_is_not_gone_to(host: Host) -> None:
+    screen = start(host, "--persistent")
+    assert known(host)
+    power_off(screen)
+    screen.ended()
+    assert host.instances() == {host.instance(): "Stopped"}
+    assert Lock(lock_of(host)).read() == ""
+    background(host, "--persistent")
+    assert known(host)
+    incus("stop", "--force", host.instance()).ok()
+    assert "Recovering session" in host.coi("list").ok().err
+    assert Lock(lock_of(host)).read() == ""
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
