@@ -105,16 +105,29 @@ def recover(engine: Engine, rows: Iterable[Instance], *, but: Collection[str] = 
 
 
 def due(engine: Engine, rows: Iterable[Instance]) -> bool:
-    """Whether :func:`recover` would have a session to finish; what runs of commands, and what is
-    kept warm, has time."""
+    """Whether :func:`recover` would have a session to finish, which nobody else is at. What runs of
+    commands, what is kept warm and what the daemon deletes has time."""
     rows = list(rows)
-    if any(_ended(engine, row) for row in rows):
+    ended = [row for row in rows if row.coi("state") != REMOVING and _ended(engine, row)]
+    if any(_free(engine, row.name) for row in ended):
         return True
     if not engine.protects:
         return False
     from coi.session import guard
 
-    return any(guard.left(engine, rows))
+    return any(_free(engine, instance) for _token, instance in guard.left(engine, rows))
+
+
+def _free(engine: Engine, instance: str) -> bool:
+    """Whether nobody holds its lock, or that cannot be told."""
+    lock = engine.lock(instance)
+    known = lock.path.exists()
+    try:
+        return lock.try_acquire()
+    except CoiError:
+        return True
+    finally:
+        lock.release(remove=not known)
 
 
 def _ended(engine: Engine, row: Instance) -> bool:

@@ -15,7 +15,7 @@ from coi.errors import CoiError, NotFoundError, RefusedError
 from coi.session import lifecycle, resume
 from coi.session.finish import Outcome, finish, finish_stopped
 from coi.session.model import SAVED, Session, from_instance, superseded
-from coi.session.recover import recover
+from coi.session.recover import due, recover
 from coi.session.resume import Found
 
 
@@ -271,6 +271,26 @@ def test_what_was_begun_since_it_was_listed_is_not_begun_anew(
     life.attended[second.instance] = second
     assert second.instance != names[0]
     is_as_it_was_left(life, names[0])
+
+
+def test_what_is_due(life: Sessions) -> None:
+    """Who attaches need not see to what runs, what is saved, and what another coi is at."""
+    first = life.begin(1, True, None)
+    assert first
+    box = life.daemon.boxes[first.instance]
+    box.log = ["one"]
+
+    def now() -> bool:
+        return due(life.engine, life.engine.instances.all())
+
+    assert not now(), "it runs"
+    box.running = False
+    assert not now(), "its own coi is at it"
+    first.lock.release()
+    assert now()
+    recover(life.engine, life.engine.instances.all())
+    assert not now(), "it is saved, and kept"
+    assert first.lock.read() == "", "nobody is in it"
 
 
 @pytest.mark.parametrize("wanted", [True, False])
