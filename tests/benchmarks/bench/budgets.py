@@ -41,9 +41,9 @@ BUDGETS = {
     "list": Budget("`coi list`, however many there are", 1, 51, 165),
     "images": Budget("`coi image list`", 1, 35, 150),
     "exists": Budget("`coi container exists NAME`", 1, 44, 160),
-    "explain": Budget("`coi network explain NAME HOST`", 1, 57, 180),
-    "status": Budget("`coi network status`", 2, 63, 185),
-    "doctor": Budget("`coi doctor`", 10, 100, 245),
+    "explain": Budget("`coi network explain NAME HOST`", 1, 58, 180),
+    "status": Budget("`coi network status`", 2, 64, 185),
+    "doctor": Budget("`coi doctor`", 10, 101, 245),
     # a command inside, and files
     "exec": Budget("`coi container exec NAME -- true`", 1, 49, 165),
     "send": Budget("`coi tmux send NAME TEXT`", 2, 48, 165),
@@ -56,13 +56,13 @@ BUDGETS = {
     "stop": Budget("`coi container stop --force`", 2, 57, 175),
     "delete": Budget("`coi container delete --force`", 2, 57, 175),
     # runs
-    "run": Budget("`coi run true`", 3, 68, 185),
-    "run-fenced": Budget("`coi run true` behind a policy that stands", 4, 85, 210),
-    "run-new": Budget("`coi run true` behind a policy that is new", 9, 91, 220),
-    "prompt": Budget("`coi run --prompt`: started, answered, saved, removed", 6, 87, 220),
-    "prompt-fenced": Budget("the same behind a policy that stands", 7, 104, 240),
+    "run": Budget("`coi run true`", 3, 69, 185),
+    "run-fenced": Budget("`coi run true` behind a policy that stands", 4, 86, 210),
+    "run-new": Budget("`coi run true` behind a policy that is new", 9, 92, 220),
+    "prompt": Budget("`coi run --prompt`: started, answered, saved, removed", 6, 88, 220),
+    "prompt-fenced": Budget("the same behind a policy that stands", 7, 105, 240),
     # sessions
-    "background": Budget("`coi shell --background`", 3, 78, 215),
+    "background": Budget("`coi shell --background`", 3, 79, 215),
     "shell": Budget("`coi shell`, to the tool's prompt", 4),
     "resume": Budget("`coi shell --resume`, to the tool's prompt", 4),
     "restart": Budget("`coi shell --persistent` on a stopped one, to the tool's prompt", 5),
@@ -70,9 +70,9 @@ BUDGETS = {
     "detach": Budget("a detach, which saves", 1),
     "poweroff": Budget("a power-off inside: saved, deleted", 4),
     "persist": Budget("`coi persist NAME`", 2, 76, 205),
-    "shutdown": Budget("`coi shutdown NAME`: stopped, saved, deleted", 4, 81, 215),
-    "kill": Budget("`coi kill NAME`", 3, 78, 210),
-    "clean": Budget("`coi clean`, nothing to do", 3, 94, 230),
+    "shutdown": Budget("`coi shutdown NAME`: stopped, saved, deleted", 4, 82, 215),
+    "kill": Budget("`coi kill NAME`", 3, 79, 210),
+    "clean": Budget("`coi clean`, nothing to do", 3, 95, 230),
 }
 
 
