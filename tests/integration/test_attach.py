@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from dummy import PROMPT, ask, background, power_off, said, start
+from dummy import PROMPT, ask, background, booted, power_off, said, start
 
 from coi.session.known import Known, note, noted, recall
 from coi.session.locks import Lock
@@ -77,6 +77,13 @@ def known(host: Host) -> Known:
     return found
 
 
+def runs(host: Host) -> None:
+    """A session that has come up: what has just started a busy daemon cannot always enter, and
+    coi tries that again once it has been told."""
+    background(host)
+    booted(host.instance())
+
+
 def inside(screen: Screen) -> list[int]:
     """The clients that this coi has for an exec."""
     found = []
@@ -90,7 +97,7 @@ def inside(screen: Screen) -> list[int]:
 def test_the_prompt_is_there_before_the_daemon_has_answered(
     host: Host, daemon_held: Daemon
 ) -> None:
-    background(host)
+    runs(host)
     for name in (None, host.instance()):
         assert recall(lock_of(host).parent, host.prefix, name) == known(host)
     assert known(host).user.uid == host.user.uid
@@ -107,7 +114,7 @@ def test_the_prompt_is_there_before_the_daemon_has_answered(
 @pytest.mark.parametrize("what", ["start", "user"])
 def test_what_is_known_is_of_another(host: Host, daemon_held: Daemon, what: str) -> None:
     """Nobody gets in by it; the daemon has the last word."""
-    background(host)
+    runs(host)
     user, start = known(host).user, known(host).start
     wrong = note(user, uuid.uuid4().hex) if what == "start" else note(NOBODY, start)
     host.write(lock_of(host), wrong)
@@ -145,7 +152,7 @@ def test_one_that_is_no_more(host: Host) -> None:
 
 def test_one_that_came_beside_it(host: Host, daemon_held: Daemon) -> None:
     """The locks know of one, the daemon of two: they are listed, as ever."""
-    background(host)
+    runs(host)
     background(host, "--slot", "2")
     lock_of(host, 2).unlink()
     screen = host.screen("attach", environ=daemon_held.environ)
@@ -168,7 +175,7 @@ def test_a_lock_without_a_note_is_doubt(host: Host) -> None:
 
 def test_another_is_recovered_first(host: Host, daemon_held: Daemon) -> None:
     """What that says is not written on the session's screen."""
-    background(host)
+    runs(host)
     background(host, "--slot", "2")
     incus("stop", "--force", host.instance(2)).ok()
     screen = host.screen("attach", host.instance(), environ=daemon_held.environ)
@@ -185,7 +192,7 @@ def test_another_is_recovered_first(host: Host, daemon_held: Daemon) -> None:
 
 def test_another_name_of_the_user(host: Host, daemon_held: Daemon) -> None:
     """The home has the mark, and lets him in; the daemon puts him out."""
-    background(host)
+    runs(host)
     user, start = known(host).user, known(host).start
     host.write(lock_of(host), note(SessionUser("dev", user.uid, user.gid, user.home), start))
     screen = host.screen("attach", environ=daemon_held.environ)
@@ -241,7 +248,7 @@ def test_ended_before_the_daemon_has_answered(
     host: Host, daemon_held: Daemon, signum: signal.Signals
 ) -> None:
     """A daemon that hangs holds nobody; the session runs on."""
-    background(host)
+    runs(host)
     screen = host.screen("attach", environ=daemon_held.environ)
     screen.expect(PROMPT)
     os.kill(screen.pid, signum)
@@ -260,7 +267,7 @@ def test_where_the_daemon_is_asked_first(
     host: Host, daemon_held: Daemon, flags: list[str], code: int
 ) -> None:
     """The network must be seen, -v writes on the screen, and a shell comes in as root."""
-    background(host)
+    runs(host)
     screen = host.screen("attach", host.instance(), *flags, environ=daemon_held.environ)
     wait_for(lambda: daemon_held.calls, timeout=20, what="its first call")
     daemon_held.answers()
