@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bench.budgets import calls
-from dummy import background
+from dummy import background, booted
 from prompting import obedient
 
 from coi.testing.host import Host
@@ -91,6 +91,7 @@ def swept(host: Host) -> Result:
 
 def poweroff(host: Host) -> None:
     """The container is powered off by whoever is inside; nobody attends to it."""
+    booted(host.instance())  # before that it does not always hear it
     incus("exec", host.instance(), "-T", "--", "systemctl", "poweroff")
 
 
@@ -275,6 +276,7 @@ def test_a_path_that_is_swapped_is_not_mounted(host: Host, repository: Path) -> 
     boot in which the state is read, and the next session, mount copies of coi's own."""
     host.write("home/.ssh/id", "SECRET\n", 0o600)
     host.coi("shell", "--background", "--persistent").ok()
+    booted(host.instance())  # before that it does not always hear a power-off
     host.inside(
         "cd /workspace/.git; umount hooks; mv hooks x; "
         f"ln -s {host.home}/.ssh hooks; systemctl poweroff",
