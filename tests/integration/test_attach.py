@@ -84,6 +84,14 @@ def runs(host: Host) -> None:
     booted(host.instance())
 
 
+def talks_and_leaves(host: Host, screen: Screen) -> None:
+    """It is this session, and it is saved."""
+    ask(screen, "remember CODE-PLUM")
+    screen.detach()
+    screen.ended()
+    assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
+
+
 def inside(screen: Screen) -> list[int]:
     """The clients that this coi has for an exec."""
     found = []
@@ -125,10 +133,7 @@ def test_what_is_known_is_of_another(host: Host, daemon_held: Daemon, what: str)
     daemon_held.answers()
     screen.expect(PROMPT)
     assert sorted(daemon_held.calls) == ["exec", "exec", "query", "query"]
-    ask(screen, "remember CODE-PLUM")
-    screen.detach()
-    screen.ended()
-    assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
+    talks_and_leaves(host, screen)
 
 
 def test_one_that_is_no_more(host: Host) -> None:
@@ -200,10 +205,7 @@ def test_another_name_of_the_user(host: Host, daemon_held: Daemon) -> None:
     daemon_held.answers()
     wait_for(lambda: len(daemon_held.calls) == 4, timeout=20, what="it goes in anew")
     screen.expect(PROMPT)
-    ask(screen, "remember CODE-PLUM")
-    screen.detach()
-    screen.ended()
-    assert "CODE-PLUM" in said(host.state_file(host.saved()[0]["id"]))
+    talks_and_leaves(host, screen)
 
 
 def test_ended_once_the_daemon_has_answered(host: Host) -> None:
